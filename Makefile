@@ -1,0 +1,37 @@
+# make demo    solve a real problem with the bundled model and show its threads
+# make test    install what the tests need and run them all
+# make lint    ruff and mypy
+# make train-bundled   train the bundled model again, from its seed (hours; goes on where it was)
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint setup train-bundled
+.DEFAULT_GOAL := test
+
+demo: .venv/installed
+	@$(BIN)/apr-agents solve "((((((12*7)+5)-2)+61)-17)*3)+((((45-38)*6)+9)*4)+((((((81-17)+23)*2)-60)+8)*2)+((((((9*9)-14)+55)-31)*2)-9)"
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: .venv/installed-dev
+
+train-bundled: .venv/installed
+	$(BIN)/python -m apr_agents.training.bundled
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[local]"
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
+	@touch $@

@@ -1,0 +1,78 @@
+"""Everything this package raises. One class per cause; the data are attributes."""
+
+from __future__ import annotations
+
+
+class AprError(Exception):
+    """Base of every error of this package."""
+
+
+class InvalidOption(AprError, ValueError):
+    """An option has a value it cannot have."""
+
+    def __init__(self, option: str, value: object, expected: str) -> None:
+        super().__init__(f"{option} is {value!r}, but must be {expected}.")
+        self.option, self.value, self.expected = option, value, expected
+
+
+class UnknownModel(AprError, ValueError):
+    """A model string that leads to no model."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(
+            f"Cannot find the model {model!r}: {why}. Use 'bundled' or 'local:DIRECTORY_OR_HUB_ID'."
+        )
+        self.model, self.why = model, why
+
+
+class MissingExtra(AprError, ImportError):
+    """A feature needs packages that an extra of this package installs."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(
+            f"This needs the package {package!r}. Install it with: "
+            f"pip install 'apr-agents[{extra}]'"
+        )
+        self.extra, self.package = extra, package
+
+
+class PromptTooLong(AprError, ValueError):
+    """A prompt leaves no room in the model's context."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"The prompt has {tokens} tokens, but this model's context holds {limit}. "
+            "Shorten the question or use a model with a longer context."
+        )
+        self.tokens, self.limit = tokens, limit
+
+
+class EmptyQuestion(AprError, ValueError):
+    """There is nothing to answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The question is empty. Pass a message with some text.")
+
+
+class BackendFailed(AprError, RuntimeError):
+    """A backend could not finish a request."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The model backend failed: {why}")
+        self.why = why
+
+
+class InvalidTrace(AprError, ValueError):
+    """A file that is no trajectory."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} is not a trajectory of apr-agents: {why}.")
+        self.path, self.why = path, why
+
+
+class InvalidProblem(AprError, ValueError):
+    """A line of a problem file that cannot be used."""
+
+    def __init__(self, path: str, line: int, why: str) -> None:
+        super().__init__(f"{path}, line {line}: {why}.")
+        self.path, self.line, self.why = path, line, why

@@ -1,0 +1,1 @@
+"""The state graph: reason, fan out, merge."""

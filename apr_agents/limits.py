@@ -1,0 +1,128 @@
+"""How far a run may go, and how that allowance is handed down from thread to thread.
+
+An `Allowance` is plain data that a thread carries: what it may still spend. A parent that
+spawns keeps a reserve for its own answer and gives each child an equal share of the rest,
+so limits hold for the whole tree without shared counters, whatever finishes first, and
+across a restart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from apr_agents.errors import InvalidOption
+
+RESERVE = 0.25
+"""Share of its remaining tokens and time that a parent keeps back for after the join."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds on one run. Exceeding one never raises: the thread ends with a status.
+
+    Attributes:
+        max_depth: levels of threads below the root; 0 forbids spawning.
+        max_threads: threads in one parallel block.
+        max_total_threads: threads in the whole run.
+        max_concurrency: model calls in flight at once, over all runs of one agent.
+        requests_per_second: model calls started per second; ``None`` for no bound.
+        max_tokens_per_thread: tokens that one thread may generate, its children not counted.
+        max_total_tokens: tokens that all threads together may generate.
+        thread_timeout: seconds that a thread may take, its children included.
+        timeout: seconds that the whole run may take.
+    """
+
+    max_depth: int = 2
+    max_threads: int = 8
+    max_total_threads: int = 64
+    max_concurrency: int = 8
+    requests_per_second: float | None = None
+    max_tokens_per_thread: int = 4096
+    max_total_tokens: int = 65536
+    thread_timeout: float = 300.0
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        least = {"max_depth": 0, "max_threads": 0, "max_total_threads": 0}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("requests_per_second", "thread_timeout", "timeout"):
+                if value is not None and not (_is_number(value) and value > 0):
+                    raise InvalidOption(field.name, value, "a positive number")
+            elif type(value) is not int or value < least.get(field.name, 1):
+                raise InvalidOption(
+                    field.name, value, f"a whole number of at least {least.get(field.name, 1)}"
+                )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """What one thread may still spend.
+
+    Attributes:
+        depth: levels of threads it may still open below itself.
+        threads: threads that may still start below it, over all its blocks.
+        own_tokens: tokens it may generate itself.
+        tokens: tokens it and everything below it may generate.
+        seconds: time left to it and everything below it.
+    """
+
+    depth: int
+    threads: int
+    own_tokens: int
+    tokens: int
+    seconds: float
+
+    @classmethod
+    def of(cls, limits: Limits) -> Allowance:
+        """The root's allowance."""
+        return cls(
+            depth=limits.max_depth,
+            threads=limits.max_total_threads,
+            own_tokens=limits.max_tokens_per_thread,
+            tokens=limits.max_total_tokens,
+            seconds=limits.timeout,
+        )
+
+    @property
+    def next_call(self) -> int:
+        """Tokens that the thread's next model call may generate."""
+        return max(0, min(self.own_tokens, self.tokens))
+
+    def block_size(self, limits: Limits) -> int:
+        """Threads that the thread's next block may have."""
+        return min(limits.max_threads, self.threads) if self.depth > 0 else 0
+
+    def share(self, children: int, limits: Limits) -> Allowance:
+        """What each of ``children`` threads of a new block may spend."""
+        spendable = int(self.tokens * (1 - RESERVE))
+        return Allowance(
+            depth=self.depth - 1,
+            threads=max(0, self.threads - children) // children,
+            own_tokens=limits.max_tokens_per_thread,
+            tokens=spendable // children,
+            seconds=min(limits.thread_timeout, self.seconds * (1 - RESERVE)),
+        )
+
+    def less(self, *, tokens: int = 0, threads: int = 0, seconds: float = 0.0) -> Allowance:
+        """What is left after spending this much."""
+        return replace(
+            self,
+            tokens=max(0, self.tokens - tokens),
+            threads=max(0, self.threads - threads),
+            seconds=max(0.0, self.seconds - seconds),
+        )
+
+    def less_own(self, *, tokens: int, seconds: float) -> Allowance:
+        """What is left after generating ``tokens`` itself."""
+        spent = self.less(tokens=tokens, seconds=seconds)
+        return replace(spent, own_tokens=max(0, self.own_tokens - tokens))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

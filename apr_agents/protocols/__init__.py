@@ -1,0 +1,1 @@
+"""How a model says spawn and join. One variant per file."""

@@ -1,0 +1,172 @@
+"""Supervised fine-tuning on packed tries, for any Hugging Face decoder.
+
+Matrices are trained with Muon, everything else with AdamW, in bfloat16 autocast; the
+learning rate warms up, stays, and falls linearly to zero at the end. A checkpoint holds
+everything, so a killed run goes on with the step it was at.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from apr_agents.training import attention
+from apr_agents.training.trie import Batch
+
+BatchStream = Callable[[int, float], Iterable[Batch]]
+"""``stream(shard, progress)`` yields the batches of one shard; ``progress`` runs from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """How to train.
+
+    Attributes:
+        tokens: how many tokens to train on, padding not counted.
+        matrix_rate: peak learning rate of Muon (hidden matrices).
+        other_rate: peak learning rate of AdamW (embeddings, norms).
+        warmup: share of the tokens over which the rates rise.
+        decay: share of the tokens over which the rates fall to zero.
+        weight_decay: decoupled, on matrices.
+        checkpoint_seconds: time between two checkpoints.
+        compile: compile the model (static shapes: one graph for each batch shape).
+    """
+
+    tokens: int
+    matrix_rate: float = 0.02
+    other_rate: float = 3e-3
+    warmup: float = 0.01
+    decay: float = 0.35
+    weight_decay: float = 0.01
+    checkpoint_seconds: float = 120.0
+    compile: bool = False
+
+
+def trie_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Logits ``SV`` for the supervised tokens of a batch; the model needs attention ``trie``."""
+    hidden_BTD = model.base_model(
+        input_ids=batch.ids_BT,
+        position_ids=batch.positions_BT,
+        attention_mask=additive_mask(batch.allowed_B1TT, torch.get_autocast_dtype("cpu")),
+        use_cache=False,
+    ).last_hidden_state
+    logits: Tensor = model.get_output_embeddings()(hidden_BTD.flatten(0, 1)[batch.sources_S])
+    return logits
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where attention is allowed, minus infinity elsewhere."""
+    if not torch.is_autocast_enabled("cpu"):
+        dtype = torch.float32
+    return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf"))
+
+
+def trie_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Mean cross-entropy over the supervised tokens."""
+    return F.cross_entropy(trie_logits(model, batch).float(), batch.targets_S)
+
+
+def rate(progress: float, config: SFTConfig) -> float:
+    """The factor on both learning rates when ``progress`` of the tokens are done."""
+    rising = progress / config.warmup if config.warmup else 1.0
+    falling = (1 - progress) / config.decay if config.decay else 1.0
+    return max(0.0, min(1.0, rising, falling))
+
+
+class Trainer:
+    """One resumable training run in ``directory``."""
+
+    def __init__(
+        self, model: PreTrainedModel, stream: BatchStream, directory: Path, config: SFTConfig
+    ) -> None:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        self.model, self.stream, self.directory, self.config = model, stream, directory, config
+        hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        chosen = set(map(id, hidden))
+        other = [p for p in model.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(hidden, lr=config.matrix_rate, weight_decay=config.weight_decay),
+            torch.optim.AdamW(other, lr=config.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.peaks = (config.matrix_rate, config.other_rate)
+        self.tokens = self.shard = self.batch = 0
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            self._restore()
+        if config.compile:
+            torch._dynamo.config.recompile_limit = 64  # one graph for each batch shape
+            model.base_model.compile(dynamic=False)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.directory / "checkpoint.pt"
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.tokens / self.config.tokens)
+
+    def run(self, report: Callable[[Trainer, float], None] | None = None) -> None:
+        """Train until the tokens are used up; ``report(trainer, mean_loss)`` at each checkpoint."""
+        saved, losses = time.monotonic(), []
+        for batch in self._batches():
+            losses.append(self._step(batch))
+            if time.monotonic() - saved > self.config.checkpoint_seconds:
+                self._save(sum(losses) / len(losses))
+                if report:
+                    report(self, sum(losses) / len(losses))
+                saved, losses = time.monotonic(), []
+            if self.progress >= 1:
+                break
+        self._save(sum(losses) / max(1, len(losses)))
+
+    def _batches(self) -> Iterator[Batch]:
+        while self.progress < 1:
+            for index, batch in enumerate(self.stream(self.shard, self.progress)):
+                if index >= self.batch:
+                    self.batch = index + 1
+                    yield batch
+            self.shard, self.batch = self.shard + 1, 0
+
+    def _step(self, batch: Batch) -> float:
+        factor = rate(self.progress, self.config)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = trie_loss(self.model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.tokens += batch.tokens
+        return loss.item()
+
+    def _save(self, loss: float) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "position": (self.tokens, self.shard, self.batch),
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+        with (self.directory / "log.jsonl").open("a") as log:
+            row = {"time": time.time(), "tokens": self.tokens, "loss": loss}
+            print(json.dumps(row | {"config": asdict(self.config)}), file=log)
+
+    def _restore(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.tokens, self.shard, self.batch = state["position"]
