@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apr_agents.backends.base import Backend
+    from apr_agents.backends.base import Backend, Delta, Request
     from apr_agents.errors import AprError
     from apr_agents.graph.build import create_parallel_agent
     from apr_agents.graph.merge import Conclusions, Full, MergePolicy, Summaries
@@ -25,12 +25,14 @@ _HOMES = {
     "AprError": "errors",
     "Backend": "backends.base",
     "Conclusions": "graph.merge",
+    "Delta": "backends.base",
     "Event": "trace.events",
     "Full": "graph.merge",
     "Limits": "limits",
     "MergePolicy": "graph.merge",
     "Metrics": "trace.metrics",
     "Outline": "types",
+    "Request": "backends.base",
     "Summaries": "graph.merge",
     "TextProtocol": "protocols.base",
     "ThreadResult": "types",
@@ -43,12 +45,14 @@ __all__ = [
     "AprError",
     "Backend",
     "Conclusions",
+    "Delta",
     "Event",
     "Full",
     "Limits",
     "MergePolicy",
     "Metrics",
     "Outline",
+    "Request",
     "Summaries",
     "TextProtocol",
     "ThreadResult",

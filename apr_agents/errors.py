@@ -76,3 +76,11 @@ class InvalidProblem(AprError, ValueError):
     def __init__(self, path: str, line: int, why: str) -> None:
         super().__init__(f"{path}, line {line}: {why}.")
         self.path, self.line, self.why = path, line, why
+
+
+class UnusableFile(AprError):
+    """A file that cannot be read or written as it should be."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"Cannot use the file {path}: {why}.")
+        self.path, self.why = path, why

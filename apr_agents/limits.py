@@ -49,7 +49,8 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("requests_per_second", "thread_timeout", "timeout"):
-                if value is not None and not (_is_number(value) and value > 0):
+                unbounded = value is None and field.default is None
+                if not unbounded and not (_is_number(value) and value > 0):
                     raise InvalidOption(field.name, value, "a positive number")
             elif type(value) is not int or value < least.get(field.name, 1):
                 raise InvalidOption(

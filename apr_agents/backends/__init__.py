@@ -31,7 +31,7 @@ def _load(model: str) -> Backend:
 
     kind, _, source = model.partition(":")
     if model == "bundled":
-        return LocalBackend.load(BUNDLED, name=model)
+        return LocalBackend.load(BUNDLED, name=model, cpu_threads=1)
     if kind == "local" and source:
         return LocalBackend.load(source, name=model)
     raise UnknownModel(model, "the name has no form known here")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,7 +59,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def stream(self, request: Request) -> AsyncIterator[Delta]:
+    def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Generate. Closing the iterator cancels the request down to the model.
 
         Raises:
@@ -67,5 +67,5 @@ class Backend(ABC):
             BackendFailed: the model could not finish.
         """
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027  most backends hold nothing
         """Free what the backend holds. It may be used again afterwards."""

@@ -11,7 +11,7 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,8 +78,19 @@ class LocalBackend(Backend):
         self._starting = threading.Lock()
 
     @classmethod
-    def load(cls, source: str | Path, *, name: str | None = None, **options: Any) -> LocalBackend:
-        """Load a decoder from a directory or a hub id.
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        cpu_threads: int | None = None,
+        **options: Any,
+    ) -> LocalBackend:
+        """Load a decoder from a directory or a hub id; ``options`` as for the class.
+
+        Args:
+            cpu_threads: threads that torch uses in this whole process when the model runs
+                on the CPU. A very small model is fastest on one, above all on a busy machine.
 
         Raises:
             MissingExtra: torch or transformers is not installed.
@@ -93,6 +104,8 @@ class LocalBackend(Backend):
             raise MissingExtra("local", error.name or "torch") from error
         transformers_logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if cpu_threads is not None and device == "cpu":
+            torch.set_num_threads(cpu_threads)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(
@@ -103,7 +116,8 @@ class LocalBackend(Backend):
             raise UnknownModel(f"local:{source}", why.rstrip(".")) from error
         most_threads = getattr(model.config, "apr_most_threads", None)
         options.setdefault("most_threads", most_threads)
-        return cls(model.to(device), tokenizer, name=name or f"local:{source}", **options)
+        model.to(device)  # type: ignore[arg-type]
+        return cls(model, tokenizer, name=name or f"local:{source}", **options)
 
     def render(self, messages: Sequence[AnyMessage]) -> str:
         roles = {"human": "user", "ai": "assistant"}
@@ -121,7 +135,7 @@ class LocalBackend(Backend):
         )
         return str(rendered)
 
-    async def stream(self, request: Request) -> AsyncIterator[Delta]:
+    async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
         room = self.context_length - len(prompt)
         if room < 1:
@@ -201,7 +215,11 @@ class LocalBackend(Backend):
                 seed=self.seed,
             ),
         )
-        manager.start()
+        # The manager's own thread is a daemon only if its starter is; else it would keep a
+        # finished program alive.
+        starter = threading.Thread(target=manager.start, daemon=True)
+        starter.start()
+        starter.join()
         threading.Thread(
             target=self._dispatch, args=(manager,), name="apr-dispatch", daemon=True
         ).start()

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from langchain_core.messages import AnyMessage
@@ -98,7 +98,7 @@ class ScriptedBackend(Backend):
     def render(self, messages: Sequence[AnyMessage]) -> str:
         return "\n".join(message.text for message in messages)
 
-    async def stream(self, request: Request) -> AsyncIterator[Delta]:
+    async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         self.requests.append(request)
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
@@ -114,7 +114,7 @@ class ScriptedBackend(Backend):
         finally:
             self.in_flight -= 1
 
-    async def _reply(self, request: Request) -> AsyncIterator[Delta]:
+    async def _reply(self, request: Request) -> AsyncGenerator[Delta, None]:
         reply = self.script(request)
         reply = Reply(reply) if isinstance(reply, str) else reply
         written = tokens(reply.text)

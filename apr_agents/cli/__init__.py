@@ -1,1 +1,8 @@
-"""The command line: ``apr-agents solve | eval``."""
+"""The command line: ``apr-agents solve | eval``.
+
+Starts fast: what is heavy is imported once a command needs it.
+"""
+
+from apr_agents.cli.app import app
+
+__all__ = ["app"]

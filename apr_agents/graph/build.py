@@ -15,7 +15,7 @@ from apr_agents.backends.base import Backend
 from apr_agents.backends.gate import Gate
 from apr_agents.errors import InvalidOption
 from apr_agents.graph.merge import MergePolicy, resolve_merge
-from apr_agents.graph.nodes import LEAVES_TOGETHER, Node, Nodes
+from apr_agents.graph.nodes import LEAVES_TOGETHER, Edge, Node, Nodes
 from apr_agents.graph.runner import Runner
 from apr_agents.graph.state import AgentInput, AgentOutput, AgentState, ThreadInput, ThreadOutput
 from apr_agents.limits import Limits
@@ -92,10 +92,10 @@ def _add_thinking(graph: StateGraph[Any, Any, Any, Any], nodes: Nodes, *, depth:
         return
     if depth == 1:
         graph.add_node("thread", Node(nodes.leaves))
-        graph.add_conditional_edges("reason", nodes.fan_out_leaves, ["thread", END])
+        graph.add_conditional_edges("reason", Edge(nodes.fan_out_leaves), ["thread", END])
     else:
         graph.add_node("thread", _thread_graph(nodes, depth=depth - 1))
-        graph.add_conditional_edges("reason", nodes.fan_out, ["thread", END])
+        graph.add_conditional_edges("reason", Edge(nodes.fan_out), ["thread", END])
     graph.add_node("merge", Node(nodes.merge))
     graph.add_edge("thread", "merge")
     graph.add_edge("merge", "reason")

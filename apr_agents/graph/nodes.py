@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -19,7 +19,8 @@ from apr_agents.trace.events import Emit
 from apr_agents.types import ThreadResult
 
 T = TypeVar("T")
-State = dict[str, Any]
+State: TypeAlias = Any
+"""Plain data, shaped as graph/state.py says."""
 
 LEAVES_TOGETHER = 32
 """Leaves that travel in one ``Send`` where nothing is checkpointed."""
@@ -41,6 +42,21 @@ class Node(Runnable[State, State]):
             return await self.act(input, emit)
 
         return run_in_background(act())
+
+
+class Edge(Runnable[State, Any]):
+    """Where to go from a node. A plain function would run on a pool thread in async graphs."""
+
+    name = "fan_out"
+
+    def __init__(self, choose: Callable[[State], list[Send] | str]) -> None:
+        self.choose = choose
+
+    def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> Any:
+        return self.choose(input)
+
+    async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> Any:
+        return self.choose(input)
 
 
 @cache

@@ -49,7 +49,10 @@ class Runner:
     @property
     def budget(self) -> int:
         """Threads that a prompt announces."""
-        allowed = Allowance.of(self.limits).block_size(self.limits)
+        return self._budget(Allowance.of(self.limits))
+
+    def _budget(self, allowance: Allowance) -> int:
+        allowed = allowance.block_size(self.limits)
         most = self.backend.most_threads
         return allowed if most is None else min(allowed, most)
 
@@ -59,7 +62,8 @@ class Runner:
         """The root thread for a conversation."""
         if not any(message.text.strip() for message in messages):
             raise EmptyQuestion
-        return Thread(base=self._prompt(messages), allowance=Allowance.of(self.limits))
+        allowance = Allowance.of(self.limits)
+        return Thread(base=self._prompt(messages, allowance), allowance=allowance)
 
     async def reason(self, thread: Thread, emit: Emit) -> None:
         """Let ``thread`` think until it waits for threads or has ended.
@@ -80,7 +84,10 @@ class Runner:
         allowance = thread.allowance.share(len(thread.outlines), self.limits)
         return [
             Thread(
-                id=child_id, outline=outline, base=self._base(thread, outline), allowance=allowance
+                id=child_id,
+                outline=outline,
+                base=self._base(thread, outline, allowance),
+                allowance=allowance,
             )
             for child_id, outline in zip(thread.child_ids, thread.outlines, strict=True)
         ]
@@ -120,7 +127,7 @@ class Runner:
             outline=thread.outline,
             status=thread.status,
             reason=thread.reason,
-            conclusion=self._conclusion(thread) if summary is None else summary,
+            conclusion=summary or self._conclusion(thread),
             tokens=sum(call.tokens for call in calls) + sum(child.tokens for child in below),
             seconds=thread.seconds,
             steps=thread.steps,
@@ -207,7 +214,7 @@ class Runner:
     async def _summarize(self, thread: Thread, emit: Emit) -> None:
         """Have the model sum up a finished thread, where the merge policy wants that."""
         stop, wanted = self.protocol.summary_stop, self.merge.summary_tokens
-        limit = min(wanted or 0, thread.allowance.tokens)
+        limit = min(wanted or 0, thread.allowance.next_call)
         if thread.status != "done" or limit < 1:
             return
         heard: list[str] = []
@@ -218,8 +225,8 @@ class Runner:
 
         prompt = thread.context + self.protocol.summary_opening
         output, failure = await self._call(thread, prompt, limit, (stop,), hear, emit)
-        text = output.text.partition(stop)[0].strip()
-        if failure is None and text:
+        text = output.text.partition(stop)[0].strip() if failure is None else ""
+        if output.tokens:
             thread.steps.append(
                 Summary(text=text, tokens=output.tokens, prompt_tokens=output.prompt_tokens)
             )
@@ -240,20 +247,24 @@ class Runner:
             stops=stops,
             key=f"{thread.id}/{len(thread.steps)}",
         )
-        output, failure = _Output(), None
+        output = _Output()
+        failure: tuple[ThreadStatus, str] | None = None
         started = time.monotonic()
         try:
-            async with asyncio.timeout(thread.allowance.seconds) as deadline, self.gate.hold():
-                async with aclosing(self.backend.stream(request)) as deltas:
-                    async for text, tokens, prompt_tokens, ended in deltas:
-                        output.text += text
-                        output.tokens += tokens
-                        output.prompt_tokens += prompt_tokens
-                        output.ended = ended
-                        if text:
-                            emit({"type": "token", "id": thread.id, "text": text, "tokens": tokens})
-                        if hear(text):
-                            break
+            async with (
+                asyncio.timeout(thread.allowance.seconds) as deadline,
+                self.gate.hold(),
+                aclosing(self.backend.stream(request)) as deltas,
+            ):
+                async for text, tokens, prompt_tokens, ended in deltas:
+                    output.text += text
+                    output.tokens += tokens
+                    output.prompt_tokens += prompt_tokens
+                    output.ended = ended
+                    if text:
+                        emit({"type": "token", "id": thread.id, "text": text, "tokens": tokens})
+                    if hear(text):
+                        break
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 failure = ("timed_out", f"it took longer than {thread.allowance.seconds:.3g} s")
@@ -268,15 +279,18 @@ class Runner:
 
     # --- texts -----------------------------------------------------------------
 
-    def _prompt(self, messages: Sequence[AnyMessage]) -> str:
-        prepared = self.protocol.prepare(messages, self.budget)
+    def _prompt(self, messages: Sequence[AnyMessage], allowance: Allowance) -> str:
+        prepared = self.protocol.prepare(messages, self._budget(allowance))
         if self.system_prompt:
             prepared = [SystemMessage(self.system_prompt), *prepared]
-        return self.backend.render(prepared) + self.protocol.opening()
+        prompt = self.backend.render(prepared) + self.protocol.opening()
+        # A broken byte reaches Python as half a surrogate pair, which no file or model can take.
+        return prompt.encode("utf-8", "replace").decode("utf-8")
 
-    def _base(self, parent: Thread, outline: Outline) -> str:
+    def _base(self, parent: Thread, outline: Outline, allowance: Allowance) -> str:
         isolated = self.protocol.visibility == "isolated"
-        context = self._prompt([HumanMessage(outline.text)]) if isolated else parent.context
+        asked = [HumanMessage(outline.text)]
+        context = self._prompt(asked, allowance) if isolated else parent.context
         return context + self.protocol.thread_header(outline)
 
     def _conclusion(self, thread: Thread) -> str:

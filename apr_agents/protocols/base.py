@@ -29,7 +29,7 @@ class Ended(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """A decision that cannot be read; the thread goes on sequentially. ``why`` says what was wrong."""
+    """A decision that cannot be read: the thread goes on sequentially."""
 
     why: str
 

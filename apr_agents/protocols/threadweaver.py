@@ -36,7 +36,7 @@ from apr_agents.types import Outline
 
 TAGS = ("think", "Parallel", "Outlines", "Outline", "Thread", "Conclusion")
 
-_TAG = re.compile(r"<(?=/?(?:%s)>)" % "|".join(TAGS))
+_TAG = re.compile(rf"<(?=/?(?:{'|'.join(TAGS)})>)")
 _EVENT = re.compile(r"</think>|</Outlines>|</?Thread>")
 _LONGEST_EVENT = len("</Outlines>")
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)*)\s*:")
@@ -70,7 +70,7 @@ class ThreadWeaverParser(Parser):
         self._scanned = 0
         self._answering = not thread and "</think>" in written
         # A model may write a whole thread inline; its end is not this thread's end.
-        self._inline = 0
+        self._inline = max(0, written.count("<Thread>") - written.count("</Thread>"))
 
     @property
     def text(self) -> str:
@@ -80,7 +80,7 @@ class ThreadWeaverParser(Parser):
         self._text += text
         for event in _EVENT.finditer(self._text, self._scanned):
             self._scanned = event.end()
-            decision = self._decide(event[0])
+            decision = self._decide(event)
             if decision is not None:
                 end = event.start() if isinstance(decision, Ended) else event.end()
                 self._text = self._text[:end]
@@ -89,11 +89,12 @@ class ThreadWeaverParser(Parser):
         self._scanned = max(self._scanned, len(self._text) - _LONGEST_EVENT + 1)
         return None
 
-    def _decide(self, tag: str) -> Decision | None:
+    def _decide(self, event: re.Match[str]) -> Decision | None:
+        tag = event[0]
         if self._answering:
             return None
         if tag == "</Outlines>":
-            return self._block(self._text[: self._scanned])
+            return self._block(self._text[: event.start()])
         if tag == "</think>":
             self._answering = not self._thread
         elif tag == "<Thread>":

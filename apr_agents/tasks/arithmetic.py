@@ -20,7 +20,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple, TypeVar
 
 from apr_agents.tasks.base import Block, Demonstration, Problem
@@ -201,7 +201,7 @@ def contiguous_runs(items: Sequence[T], count: int) -> list[Sequence[T]]:
     """``items`` in ``count`` runs of nearly equal length, the longer ones first."""
     size, longer = divmod(len(items), count)
     bounds = list(accumulate((size + (i < longer) for i in range(count)), initial=0))
-    return [items[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [items[start:end] for start, end in pairwise(bounds)]
 
 
 def _work(groups: Sequence[Group]) -> str:

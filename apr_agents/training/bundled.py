@@ -1,118 +1,154 @@
-"""The recipe of the bundled model: a small Llama that splits arithmetic when it pays."""
+"""The recipe of the bundled model: a small Llama that splits arithmetic when that pays.
+
+python -m apr_agents.training.bundled            train, or go on with a run, and export
+python -m apr_agents.training.bundled --help     where, how long, from which seed
+"""
 
 from __future__ import annotations
 
-import argparse
 import random
 import string
 import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, TypeVar
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+import typer
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from apr_agents.tasks.arithmetic import KINDS, demonstrate, format_question, random_group
+from apr_agents.backends import BUNDLED
+from apr_agents.tasks.arithmetic import (
+    KINDS,
+    MAX_STEPS,
+    demonstrate,
+    format_question,
+    random_group,
+)
 from apr_agents.tasks.base import Demonstration
-from apr_agents.training.demonstrations import to_trie
-from apr_agents.training.sft import SFTConfig, Trainer, trie_logits
+from apr_agents.training.demonstrations import MergeName, to_trie
+from apr_agents.training.sft import SFTConfig, Trainer, half_precision, trie_logits
 from apr_agents.training.tokenizer import build_tokenizer
 from apr_agents.training.trie import Batch, PackedTrie, Segment, collate, pack
 
+Item = TypeVar("Item")
+
+TOKENS = 50_000_000
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280)
 """Tries are padded to one of these lengths, so that few shapes are compiled."""
 
 BUDGETS = {0: 26, 1: 4, 2: 18, 3: 9, 4: 15, 5: 5, 6: 5, 7: 4, 8: 14}
+SHARES = {"pair": 10, "chain": 36, "tiny": 8, "whole": 18, "wide": 10, "sums": 18}
+MERGES: dict[MergeName, int] = {"conclusions": 64, "full": 18, "summary": 18}
+"""Weights of the budgets, of the kinds of problem, and of what the join shows."""
+
+EASY = 0.12
+"""Share of the training at whose start the questions are short."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """About 2.2 million parameters, untrained."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=5,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+    """The architecture, about 2.2 million parameters, untrained."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
     )
+    config.update({"apr_most_threads": max(BUDGETS)})
+    return LlamaForCausalLM(config)
 
 
 class Mixture:
-    """Shards of demonstrations: every kind of problem and step gets its share."""
+    """The stream of demonstrations: every kind of problem and of step gets its share.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, tokens_per_batch: int):
-        self.backend = tokenizer.backend_tokenizer
-        self.eos_id = tokenizer.eos_token_id
-        self.seed, self.tokens_per_batch = seed, tokens_per_batch
+    Args:
+        shard_size: demonstrations in one shard.
+        batch_tokens: tokens in one batch, padding included.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        seed: int,
+        shard_size: int = 4000,
+        batch_tokens: int = 8192,
+    ) -> None:
+        self.tokenizer, self.seed = tokenizer, seed
+        self.shard_size, self.batch_tokens = shard_size, batch_tokens
 
     def __call__(self, shard: int, progress: float) -> Iterator[Batch]:
+        """The batches of one shard, tries of similar length together."""
         rng = random.Random(f"{self.seed}/{shard}")
         buckets: dict[int, list[PackedTrie]] = defaultdict(list)
-        for _ in range(4000):
-            trie = self.trie(rng, progress)
+        for _ in range(self.shard_size):
+            trie = self.trie(self.demonstration(rng, progress), rng)
             if len(trie) <= WIDTHS[-1]:
                 buckets[WIDTHS[bisect_left(WIDTHS, len(trie))]].append(pack(trie))
-        batches = [
-            (tries[start : start + rows], rows, width)
-            for width, tries in sorted(buckets.items())
-            if (rows := max(1, self.tokens_per_batch // width))
-            for start in range(0, len(tries), rows)
-        ]
+        batches = []
+        for width, tries in sorted(buckets.items()):
+            rows = self.batch_tokens // width
+            batches += [(width, rows, tries[i : i + rows]) for i in range(0, len(tries), rows)]
         rng.shuffle(batches)
-        for tries, rows, width in batches:
+        for width, rows, tries in batches:
             yield collate(tries, multiple=width, rows=rows)
 
-    def trie(self, rng: random.Random, progress: float = 1.0) -> Segment:
-        question, budget = self.problem(rng, progress)
+    def demonstration(self, rng: random.Random, progress: float = 1.0) -> Demonstration:
+        """One demonstration, now and then with other text around its question."""
+        budget = _weighted(rng, BUDGETS)
         if rng.random() < 0.004:
-            text = junk(rng, 60)
-            return self._encode(Demonstration(text, budget, thinking="", answer="?"), rng, text)
-        demonstration = demonstrate(question, budget)
-        text = question
+            return Demonstration(junk(rng, 60), budget, thinking="", answer="?")
+        demonstration = demonstrate(self._question(rng, progress), budget)
         if rng.random() < 0.03:
-            text = rng.choice((f"{question} {junk(rng, 30)}", f"{junk(rng, 30)} {question}"))
-        return self._encode(demonstration, rng, text)
+            question = demonstration.question
+            noisy = rng.choice((f"{question} {junk(rng, 30)}", f"{junk(rng, 30)} {question}"))
+            demonstration = replace(demonstration, question=noisy)
+        return demonstration
 
-    def problem(self, rng: random.Random, progress: float) -> tuple[str, int]:
-        """A question and a budget; early on the questions are short."""
-        weights = (1.0, rng.uniform(0.4, 1.6), rng.uniform(0.3, 1.6))
-        kind = rng.choices(
-            ("pair", "chain", "tiny", "whole", "wide", "sum"), (10, 36, 8, 18, 10, 18)
-        )[0]
-        if progress < 0.12 and kind in ("whole", "wide"):
-            kind = rng.choice(("chain", "sum"))
-        if kind == "chain":
-            groups = [random_group(rng, rng.randint(1, 8), weights)]
-        elif kind == "sum":  # short groups: many joins for few tokens
-            groups = [
-                random_group(rng, rng.randint(1, 4), weights) for _ in range(rng.randint(2, 6))
-            ]
-        else:
-            groups = KINDS[kind](rng)
-        budget = rng.choices(list(BUDGETS), list(BUDGETS.values()))[0]
-        question = format_question(groups)
-        if len(groups) == 1 and rng.random() < 0.1:
-            question = f"({question})"
-        return question, budget
-
-    def _encode(self, demonstration: Demonstration, rng: random.Random, text: str) -> Segment:
+    def trie(self, demonstration: Demonstration, rng: random.Random) -> Segment:
+        """The demonstration as a trie, with a join and summaries as chance has it."""
         return to_trie(
             demonstration,
-            lambda s: self.backend.encode(s).ids,
-            eos_id=self.eos_id,
-            merge=rng.choices(("conclusions", "full", "summary"), (64, 18, 18))[0],
+            lambda text: self.tokenizer.backend_tokenizer.encode(text).ids,
+            eos_id=self.tokenizer.eos_token_id,
+            merge=_weighted(rng, MERGES),
             summaries=rng.random() < 0.2,
-            question=text,
         )
+
+    def _question(self, rng: random.Random, progress: float) -> str:
+        kind = _weighted(rng, SHARES)
+        if progress < EASY and kind in ("whole", "wide"):
+            kind = rng.choice(("chain", "sums"))
+        weights = (1.0, rng.uniform(0.4, 1.6), rng.uniform(0.3, 1.6))
+        if kind == "chain":
+            groups = [random_group(rng, rng.randint(1, MAX_STEPS), weights)]
+        elif kind == "sums":  # short groups: many joins for few tokens
+            lengths = [rng.randint(1, 4) for _ in range(rng.randint(2, 6))]
+            groups = [random_group(rng, length, weights) for length in lengths]
+        else:
+            groups = KINDS[kind](rng)
+        question = format_question(groups)
+        return f"({question})" if len(groups) == 1 and rng.random() < 0.1 else question
+
+
+def _weighted(rng: random.Random, weights: dict[Item, int]) -> Item:
+    return rng.choices(list(weights), list(weights.values()))[0]
 
 
 def junk(rng: random.Random, length: int) -> str:
@@ -124,58 +160,68 @@ def junk(rng: random.Random, length: int) -> str:
     return "w" + "".join(pieces)[:length] + "w"
 
 
-def evaluate(
-    model: PreTrainedModel, mixture: Mixture, seed: int, count: int = 48
+@torch.no_grad()
+def exactness(
+    model: PreTrainedModel, mixture: Mixture, *, seed: int, count: int = 48
 ) -> dict[str, float]:
-    """Teacher-forced exactness: the share of problems of which greedy decoding gets every token."""
+    """The share of problems, by kind and budget, of which greedy decoding gets every token."""
     rng = random.Random(seed)
-    results: dict[str, float] = {}
-    for kind, budget in (
-        ("pair", 4), ("chain", 0), ("chain", 8), ("tiny", 8),
-        ("whole", 0), ("whole", 2), ("whole", 4), ("whole", 8), ("wide", 0), ("wide", 8),
-    ):  # fmt: skip
-        exact = []
-        for _ in range(count // 8):
-            tries = [
-                pack(
-                    mixture._encode(
-                        demonstrate(q := format_question(KINDS[kind](rng)), budget), rng, q
-                    )
-                )
-                for _ in range(8)
-            ]
-            batch = collate(tries)
-            eager = torch.compiler.set_stance("force_eager")
-            with eager, torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                right = trie_logits(model, batch).argmax(-1) == batch.targets_S
-            rows = batch.sources_S // batch.ids_BT.shape[1]
-            exact += [bool(right[rows == row].all()) for row in range(8)]
-        results[f"{kind}@{budget}"] = sum(exact) / len(exact)
-    return results
+    shares: dict[str, float] = {}
+    for kind, budgets in {
+        "pair": (4,),
+        "chain": (0, 8),
+        "whole": (0, 2, 4, 8),
+        "wide": (8,),
+    }.items():
+        for budget in budgets:
+            exact = 0
+            for _ in range(count):
+                question = format_question(KINDS[kind](rng))
+                batch = collate([pack(mixture.trie(demonstrate(question, budget), rng))])
+                with torch.compiler.set_stance("force_eager"), half_precision(model):
+                    predicted_S = trie_logits(model, batch).argmax(-1).cpu()
+                exact += bool((predicted_S == batch.targets_S).all())
+            shares[f"{kind}@{budget}"] = exact / count
+    return shares
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path("runs/bundled"))
-    parser.add_argument("--tokens", type=float, default=60e6)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.manual_seed(options.seed)
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write what ``AutoModelForCausalLM`` and ``AutoTokenizer`` load, weights in bfloat16."""
+    shipped = build_model(tokenizer)
+    shipped.load_state_dict(model.state_dict())
+    shipped.generation_config = GenerationConfig.from_model_config(shipped.config)
+    shipped.bfloat16().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def main(
+    directory: Annotated[Path, typer.Option(help="Checkpoints and log.")] = Path("runs/bundled"),
+    output: Annotated[Path, typer.Option(help="Where the model is exported.")] = BUNDLED,
+    tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = TOKENS,
+    seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
+) -> None:
+    """Train the bundled model, or go on with a run that was stopped, and export it."""
+    torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    mixture = Mixture(tokenizer, options.seed, tokens_per_batch=8192)
+    mixture = Mixture(tokenizer, seed=seed)
     model = build_model(tokenizer)
-    print(f"{model.num_parameters():,} parameters", flush=True)
-    config = SFTConfig(tokens=int(options.tokens), compile=True, checkpoint_seconds=400)
-    trainer = Trainer(model, mixture, options.directory, config)
+    config = SFTConfig(tokens=tokens, compile=True, checkpoint_seconds=400)
+    trainer = Trainer(model, mixture, directory, config)
     started, first = time.monotonic(), trainer.tokens
 
-    def report(trainer: Trainer, loss: float) -> None:
+    def report(loss: float) -> None:
         speed = (trainer.tokens - first) / (time.monotonic() - started)
-        print(f"{trainer.tokens:,} tokens, loss {loss:.4f}, {speed:,.0f} tokens/s", flush=True)
-        print("  ", evaluate(trainer.model, mixture, seed=1), flush=True)
+        left = (tokens - trainer.tokens) / speed / 60
+        print(
+            f"{trainer.tokens:,} of {tokens:,} tokens, loss {loss:.4f}, "
+            f"{speed:,.0f} tokens/s, {left:.0f} minutes left\n"
+            f"  exact: {exactness(model, mixture, seed=1)}",
+            flush=True,
+        )
 
     trainer.run(report)
+    export(model, tokenizer, output)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

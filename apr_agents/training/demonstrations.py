@@ -1,14 +1,19 @@
-"""From demonstrations to tries: the exact text that inference would see, as token segments."""
+"""From demonstrations to tries: the very text that inference will see, as token segments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
+from langchain_core.messages import HumanMessage
+
+from apr_agents.protocols.base import Shown
 from apr_agents.protocols.threadweaver import ThreadWeaver
-from apr_agents.tasks.base import Demonstration
+from apr_agents.tasks.base import Block, Demonstration
 from apr_agents.training.trie import Segment
 
 Encode = Callable[[str], list[int]]
+MergeName = Literal["full", "conclusions", "summary"]
 
 
 def to_trie(
@@ -16,49 +21,51 @@ def to_trie(
     encode: Encode,
     *,
     eos_id: int,
-    merge: str = "conclusions",
+    merge: MergeName = "conclusions",
     summaries: bool = False,
-    question: str | None = None,
 ) -> Segment:
-    """The trie of every model call of one ideal ThreadWeaver run.
+    """The trie of every model call of one ideal run, its question given as it stands.
 
     Args:
-        merge: ``"conclusions"`` or ``"full"``: what the join shows of each thread.
-        summaries: also teach each thread to state its conclusion when asked.
-        question: the text of the question when it is not the demonstration's own.
+        encode: from text to token ids, without special tokens added.
+        eos_id: the token with which the model ends.
+        merge: what the join shows of each thread.
+        summaries: also teach each thread to sum itself up when asked.
     """
     protocol = ThreadWeaver()
-    block = demonstration.block
-    prompt = (
-        f"{question or demonstration.question}\n{protocol.budget_line(demonstration.budget)}"
-        "\n<think>\n"
-    )
+    [message] = protocol.prepare([HumanMessage(demonstration.question)], demonstration.budget)
+    prompt = encode(message.text + protocol.opening())
     ending = f"{demonstration.thinking}\n</think>\n{demonstration.answer}"
+    block = demonstration.block
     if block is None:
-        return _given(encode(prompt), _written([*encode(ending), eos_id]))
-    threads = []
-    for outline, text, conclusion in zip(
-        block.outlines, block.threads, block.conclusions, strict=True
-    ):
-        endings = [_written(encode("</Thread>"))]
+        return _given(prompt, _written([*encode(ending), eos_id]))
+
+    def thread(index: int) -> Segment:
+        closings = [_written(encode("</Thread>"))]
         if summaries:
-            endings.append(
-                _given(encode("<Conclusion>"), _written(encode(f"{conclusion}</Conclusion>")))
-            )
-        threads.append(
-            _given(encode(protocol.thread_header(outline)), _written(encode(text), *endings))
-        )
-    shown = block.threads if merge == "full" else block.conclusions
-    if merge == "conclusions":
-        shown = tuple(text.rsplit("\n", 1)[-1] for text in block.threads)
-    if merge == "summary":
-        shown = block.conclusions
-    joined = protocol.join(
-        [(outline.number, text) for outline, text in zip(block.outlines, shown, strict=True)]
-    )
+            summary = _written(encode(block.conclusions[index] + protocol.summary_stop))
+            closings.append(_given(encode(protocol.summary_opening), summary))
+        text = _written(encode(block.threads[index]), *closings)
+        return _given(encode(protocol.thread_header(block.outlines[index])), text)
+
+    threads = map(thread, range(len(block.outlines)))
     # The joined copy is context, not a target: each thread learned its text in its own branch.
-    tail = _given(encode(joined), _written([*encode(f"</Parallel>\n{ending}"), eos_id]))
-    return _given(encode(prompt), _written(encode(protocol.block(block.outlines)), *threads, tail))
+    joined = encode(protocol.join(_shown(block, merge, protocol)))
+    tail = _written([*encode(f"</Parallel>\n{ending}"), eos_id])
+    opened = _written(encode(protocol.block(block.outlines)), *threads, _given(joined, tail))
+    return _given(prompt, opened)
+
+
+def _shown(block: Block, merge: MergeName, protocol: ThreadWeaver) -> list[Shown]:
+    texts = {
+        "full": block.threads,
+        "conclusions": tuple(map(protocol.conclusion, block.threads)),
+        "summary": block.conclusions,
+    }[merge]
+    return [
+        Shown(outline.number, text, verbatim=merge == "full")
+        for outline, text in zip(block.outlines, texts, strict=True)
+    ]
 
 
 def _given(ids: list[int], *children: Segment) -> Segment:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,28 +51,40 @@ class SFTConfig:
     compile: bool = False
 
 
+def half_precision(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """bfloat16 where it is safe, on the model's device."""
+    return torch.autocast(model.device.type, torch.bfloat16)
+
+
 def trie_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Logits ``SV`` for the supervised tokens of a batch; the model needs attention ``trie``."""
+    device = model.device
     hidden_BTD = model.base_model(
-        input_ids=batch.ids_BT,
-        position_ids=batch.positions_BT,
-        attention_mask=additive_mask(batch.allowed_B1TT, torch.get_autocast_dtype("cpu")),
+        input_ids=batch.ids_BT.to(device),
+        position_ids=batch.positions_BT.to(device),
+        attention_mask=_additive(batch.allowed_B1TT.to(device)),
         use_cache=False,
     ).last_hidden_state
-    logits: Tensor = model.get_output_embeddings()(hidden_BTD.flatten(0, 1)[batch.sources_S])
+    logits: Tensor = model.get_output_embeddings()(
+        hidden_BTD.flatten(0, 1)[batch.sources_S.to(device)]
+    )
     return logits
 
 
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, minus infinity elsewhere."""
-    if not torch.is_autocast_enabled("cpu"):
-        dtype = torch.float32
-    return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf"))
+def _additive(allowed: Tensor) -> Tensor:
+    """0 where attention is allowed, minus infinity elsewhere, in the precision in force."""
+    kind = allowed.device.type
+    half = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if half else torch.float32
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+        ~allowed, float("-inf")
+    )
 
 
 def trie_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Mean cross-entropy over the supervised tokens."""
-    return F.cross_entropy(trie_logits(model, batch).float(), batch.targets_S)
+    logits = trie_logits(model, batch).float()
+    return F.cross_entropy(logits, batch.targets_S.to(logits.device))
 
 
 def rate(progress: float, config: SFTConfig) -> float:
@@ -114,15 +127,15 @@ class Trainer:
     def progress(self) -> float:
         return min(1.0, self.tokens / self.config.tokens)
 
-    def run(self, report: Callable[[Trainer, float], None] | None = None) -> None:
-        """Train until the tokens are used up; ``report(trainer, mean_loss)`` at each checkpoint."""
+    def run(self, report: Callable[[float], None] | None = None) -> None:
+        """Train until the tokens are used up; ``report(mean_loss)`` at each checkpoint."""
         saved, losses = time.monotonic(), []
         for batch in self._batches():
             losses.append(self._step(batch))
             if time.monotonic() - saved > self.config.checkpoint_seconds:
                 self._save(sum(losses) / len(losses))
                 if report:
-                    report(self, sum(losses) / len(losses))
+                    report(sum(losses) / len(losses))
                 saved, losses = time.monotonic(), []
             if self.progress >= 1:
                 break
@@ -141,7 +154,7 @@ class Trainer:
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision(self.model):
             loss = trie_loss(self.model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

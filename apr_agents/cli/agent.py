@@ -1,0 +1,115 @@
+"""What `solve` and `eval` share: the options of an agent, and how it is loaded and let go."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from apr_agents.limits import Limits
+
+if TYPE_CHECKING:
+    from langgraph.graph.state import CompiledStateGraph
+    from rich.console import Console
+
+    from apr_agents.backends.base import Backend
+
+Strategy = Literal["adaptive", "sequential"]
+Merge = Literal["full", "conclusions", "summary"]
+
+
+def _threads(text: str) -> int | None:
+    """A number of threads; ``None`` for what `Limits` has by default."""
+    if text == "auto":
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither 'auto' nor a whole number from 0 up.")
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="'bundled' or 'local:DIRECTORY_OR_HUB_ID'.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        parser=_threads,
+        metavar="N|auto",
+        show_default="auto",
+        help="Threads that a split may have; 0 forbids splitting.",
+    ),
+]
+StrategyOption = Annotated[
+    Strategy,
+    typer.Option("--strategy", help="Let the model decide when to split, or never split."),
+]
+MergeOption = Annotated[
+    Merge, typer.Option("--merge", help="What the model sees of its finished threads.")
+]
+DepthOption = Annotated[
+    int,
+    typer.Option(
+        "--max-depth", min=0, max=32, metavar="N", help="Levels of threads within threads."
+    ),
+]
+DEFAULT_DEPTH = Limits().max_depth
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentOptions:
+    """How the agent of a command is to be."""
+
+    model: str
+    threads: int | None
+    strategy: Strategy
+    merge: Merge
+    max_depth: int
+
+
+@dataclass(frozen=True)
+class LoadedAgent:
+    """An agent ready to run, and the model it runs on."""
+
+    graph: CompiledStateGraph[Any, Any, Any, Any]
+    backend: Backend
+
+
+def load(options: AgentOptions, console: Console) -> LoadedAgent:
+    """Load the model and build the agent; ``console`` says what takes so long."""
+    limits = Limits(max_depth=options.max_depth)
+    if options.threads is not None:
+        limits = replace(limits, max_threads=options.threads)
+    with console.status("Loading the model …"):
+        from apr_agents.backends import resolve
+        from apr_agents.graph.build import create_parallel_agent
+
+        backend = resolve(options.model)
+        graph = create_parallel_agent(
+            backend, limits=limits, strategy=options.strategy, merge=options.merge
+        )
+    return LoadedAgent(graph, backend)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' own warnings and progress bars off the terminal."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def print_json(data: Any) -> None:
+    """``data`` on stdout, in ASCII, so that no terminal or pipe can trip over it."""
+    print(json.dumps(data, indent=2), flush=True)

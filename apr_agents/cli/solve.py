@@ -1,0 +1,149 @@
+"""``apr-agents solve``: one question, its threads live, the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apr_agents.cli.agent import (
+    DEFAULT_DEPTH,
+    AgentOptions,
+    DepthOption,
+    JsonOption,
+    LoadedAgent,
+    MergeOption,
+    ModelOption,
+    StrategyOption,
+    ThreadsOption,
+    load,
+    print_json,
+    quiet,
+)
+from apr_agents.errors import EmptyQuestion, UnusableFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from apr_agents.trace.trajectory import Trajectory
+
+
+def solve(
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTION", help="The question. Put -- before one that starts with a dash."
+        ),
+    ],
+    model: ModelOption = "bundled",
+    threads: ThreadsOption = None,
+    strategy: StrategyOption = "adaptive",
+    merge: MergeOption = "conclusions",
+    max_depth: DepthOption = DEFAULT_DEPTH,
+    as_json: JsonOption = False,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Save the whole run as JSON.")
+    ] = None,
+) -> None:
+    """Solve one question and show the threads while they run.
+
+    The answer goes to stdout, everything else to stderr.
+    """
+    from rich.console import Console
+
+    from apr_agents.trace.terminal import printable
+
+    # Bytes of the shell that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
+    question = question.encode(errors="replace").decode()
+    if not question.strip():
+        raise EmptyQuestion
+    if trace is not None:
+        _check_writable(trace)
+    options = AgentOptions(
+        model=model, threads=threads, strategy=strategy, merge=merge, max_depth=max_depth
+    )
+    console = Console(stderr=True, quiet=as_json)
+    with quiet():
+        agent = load(options, console)
+        trajectory = asyncio.run(_run(agent, question, console))
+    if as_json:
+        print_json(_as_data(trajectory))
+    elif trajectory.answer is not None:
+        print(printable(trajectory.answer, lines=True), flush=True)
+    console.print(_measures(trajectory), style="dim", highlight=False)
+    if trace is not None:
+        _save(trajectory, trace)
+    if trajectory.answer is None:
+        reason = trajectory.root.reason or "it ended without one"
+        raise NoAnswer(f"{trajectory.root.status.replace('_', ' ')}, {reason}")
+
+
+class NoAnswer(typer.TyperException):
+    """The run ended without an answer."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The model gave no answer: {why}.")
+
+
+async def _run(agent: LoadedAgent, question: str, console: Console) -> Trajectory:
+    from apr_agents.trace.terminal import LiveThreads
+    from apr_agents.trace.trajectory import Trajectory
+
+    state: dict[str, Any] = {}
+    try:
+        with LiveThreads(console) as threads:
+            stream: AsyncIterator[Any] = agent.graph.astream(
+                {"messages": [("user", question)]},
+                stream_mode=["custom", "values"],
+                subgraphs=True,  # or the events of threads within threads stay behind
+            )
+            async for namespace, mode, data in stream:
+                if mode == "custom":
+                    threads.feed(data)
+                elif not namespace:
+                    state = data
+            trajectory = Trajectory.model_validate(state["trajectory"])
+            threads.finish(trajectory)
+    finally:
+        await agent.backend.aclose()
+    return trajectory
+
+
+def _measures(trajectory: Trajectory) -> str:
+    metrics = trajectory.metrics()
+    return (
+        f"threads {metrics.threads} · total tokens {metrics.total_tokens} · "
+        f"critical path {metrics.critical_path} · peak context {metrics.peak_context}\n"
+        f"parallel efficiency {metrics.parallel_efficiency:.0%} · {metrics.seconds:.1f} s"
+    )
+
+
+def _as_data(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "answer": trajectory.answer,
+        "status": trajectory.root.status,
+        "metrics": trajectory.metrics().model_dump(mode="json"),
+        "trajectory": trajectory.to_dict(),
+    }
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before the run, not after it."""
+    target = path if path.exists() else path.parent
+    if path.is_dir():
+        raise UnusableFile(str(path), "it is a directory")
+    if not path.parent.is_dir():
+        raise UnusableFile(str(path), "its directory does not exist")
+    if not os.access(target, os.W_OK):
+        raise UnusableFile(str(path), "it may not be written")
+
+
+def _save(trajectory: Trajectory, path: Path) -> None:
+    try:
+        trajectory.save(path)
+    except OSError as error:
+        raise UnusableFile(str(path), error.strerror or "it cannot be written") from error

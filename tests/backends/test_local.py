@@ -1,0 +1,179 @@
+"""The local backend, on a small random model: same tokens as `generate`, stops, cancels, errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import torch
+from langchain_core.messages import AIMessage, HumanMessage
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from apr_agents.backends import resolve
+from apr_agents.backends.base import Delta, Request
+from apr_agents.backends.local import LocalBackend
+from apr_agents.errors import InvalidOption, PromptTooLong, UnknownModel
+from apr_agents.training.tokenizer import build_tokenizer
+
+CONTEXT = 128
+
+
+def random_model(tokenizer: PreTrainedTokenizerFast, seed: int = 3) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each byte, and no chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({text: i for i, text in enumerate(alphabet)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>")
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[LocalBackend]:
+    tokenizer = build_tokenizer()
+    made = LocalBackend(random_model(tokenizer), tokenizer)
+    yield made
+    asyncio.run(made.aclose())
+
+
+async def collect(deltas: AsyncIterator[Delta]) -> tuple[str, int, int, bool]:
+    """Text, tokens, prompt tokens, and whether the model ended by itself."""
+    got = [delta async for delta in deltas]
+    return (
+        "".join(delta.text for delta in got),
+        sum(delta.tokens for delta in got),
+        sum(delta.prompt_tokens for delta in got),
+        got[-1].ended,
+    )
+
+
+def generated(backend: LocalBackend, prompt: str, count: int) -> list[int]:
+    ids = backend.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        output = backend.model.generate(ids, max_new_tokens=count, do_sample=False)
+    return output[0, ids.shape[1] :].tolist()
+
+
+async def test_concurrent_requests_give_the_tokens_of_generate(backend: LocalBackend) -> None:
+    prompts = [f"(({a}*7)+5)-{a * 3}\n<think>\n" for a in range(2, 12)]
+    results = await asyncio.gather(
+        *(collect(backend.stream(Request(prompt=p, max_tokens=24))) for p in prompts)
+    )
+    # The batch runs under another attention, which `stop` puts back for `generate`.
+    await backend.aclose()
+    for prompt, (text, tokens, prompt_tokens, ended) in zip(prompts, results, strict=True):
+        expected = generated(backend, prompt, 24)
+        assert tokens == len(expected)
+        assert prompt_tokens == len(backend.tokenizer(prompt)["input_ids"])
+        assert ended == (expected[-1] == backend.tokenizer.eos_token_id)
+        assert text == backend.tokenizer.decode(expected[:-1] if ended else expected)
+
+
+async def test_generation_stops_at_a_one_token_stop_and_includes_it(backend: LocalBackend) -> None:
+    prompt = "1+2\n<think>\n"
+    pieces = [delta.text async for delta in backend.stream(Request(prompt=prompt, max_tokens=24))]
+    stop = pieces[5]
+    text, *_, ended = await collect(
+        backend.stream(Request(prompt=prompt, max_tokens=24, stops=(stop,)))
+    )
+    assert text == "".join(pieces[: pieces.index(stop) + 1])
+    assert not ended
+
+
+async def test_closing_a_stream_cancels_its_request(backend: LocalBackend) -> None:
+    async with aclosing(backend.stream(Request(prompt="1+2", max_tokens=100))) as deltas:
+        async for _ in deltas:
+            break
+    assert backend._listeners == {}
+    text, *_ = await collect(backend.stream(Request(prompt="1+2", max_tokens=5)))
+    assert text
+
+
+def test_an_event_loop_that_died_costs_later_ones_nothing(backend: LocalBackend) -> None:
+    async def abandoned() -> None:
+        deltas = backend.stream(Request(prompt="3+4", max_tokens=100))
+        await anext(deltas)
+        await deltas.aclose()
+
+    async def later() -> int:
+        return (await collect(backend.stream(Request(prompt="3+4", max_tokens=5))))[1]
+
+    asyncio.run(abandoned())
+    assert asyncio.run(later()) >= 1
+
+
+async def test_a_prompt_beyond_the_context_is_refused_with_both_figures(
+    backend: LocalBackend,
+) -> None:
+    with pytest.raises(PromptTooLong) as caught:
+        await collect(backend.stream(Request(prompt="1" * 200, max_tokens=5)))
+    assert (caught.value.tokens, caught.value.limit) == (200, CONTEXT)
+
+
+async def test_generation_never_leaves_the_context(backend: LocalBackend) -> None:
+    prompt = "1" * (CONTEXT - 3)
+    _, tokens, *_ = await collect(backend.stream(Request(prompt=prompt, max_tokens=50)))
+    assert 1 <= tokens <= 3
+
+
+def test_control_tokens_inside_messages_are_broken(backend: LocalBackend) -> None:
+    rendered = backend.render([AIMessage("before"), HumanMessage("1+2<eos><pad>")])
+    ids = backend.tokenizer(rendered)["input_ids"]
+    assert backend.tokenizer.eos_token_id not in ids
+    assert backend.tokenizer.pad_token_id not in ids
+
+
+async def test_characters_of_several_tokens_arrive_whole_and_templates_are_optional() -> None:
+    tokenizer = bytes_tokenizer()
+    backend = LocalBackend(random_model(tokenizer, seed=1), tokenizer)
+    assert backend.render([HumanMessage("Grüße"), AIMessage("né")]) == "Grüße\nné"
+    text, tokens, prompt_tokens, _ = await collect(
+        backend.stream(Request(prompt="Grüße", max_tokens=40))
+    )
+    await backend.aclose()
+    expected = [i for i in generated(backend, "Grüße", 40) if i != tokenizer.eos_token_id]
+    assert prompt_tokens == len("Grüße".encode())
+    assert tokenizer.decode(expected).startswith(text)
+    assert tokens >= 1
+
+
+def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for model in (f"local:{tmp_path}", "local:", "nonsense"):
+        with pytest.raises(UnknownModel) as caught:
+            resolve(model)
+        assert "\n" not in str(caught.value)
+        assert repr(model) in str(caught.value) or str(tmp_path) in str(caught.value)
+
+
+def test_a_negative_temperature_is_refused() -> None:
+    tokenizer = build_tokenizer()
+    with pytest.raises(InvalidOption):
+        LocalBackend(random_model(tokenizer), tokenizer, temperature=-1)
+
+
+async def test_a_temperature_gives_other_texts() -> None:
+    tokenizer = build_tokenizer()
+    backend = LocalBackend(random_model(tokenizer), tokenizer, temperature=2.0, seed=5)
+    request = Request(prompt="1+2", max_tokens=20)
+    texts = {(await collect(backend.stream(request)))[0] for _ in range(4)}
+    await backend.aclose()
+    assert len(texts) > 1
