@@ -102,14 +102,17 @@ class LocalBackend(Backend):
             from transformers.utils import logging as transformers_logging
         except ImportError as error:
             raise MissingExtra("local", error.name or "torch") from error
+        folder = os.path.expanduser(source)
+        if folder.startswith(("/", ".")) and not os.path.isdir(folder):
+            raise UnknownModel(f"local:{source}", "there is no such directory")
         transformers_logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if cpu_threads is not None and device == "cpu":
             torch.set_num_threads(cpu_threads)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype="auto" if device == "cuda" else torch.float32
+                folder, dtype="auto" if device == "cuda" else torch.float32
             )
         except (OSError, ValueError) as error:
             why = str(error).strip().splitlines()[0]

@@ -198,7 +198,9 @@ class Runner:
             return _end(thread, "done")
         stopped = parser.text.endswith(self.protocol.stops)
         if decision is None and not (stopped and output.tokens):
-            _end(thread, "over_budget", f"its tokens or the model's context ran out at {limit}")
+            spent = output.tokens >= limit
+            why = f"its {limit} tokens ran out" if spent else "the model's context is full"
+            _end(thread, "over_budget", why)
 
     def _spawn(self, thread: Thread, outlines: list[Outline], emit: Emit) -> None:
         allowed = thread.allowance.block_size(self.limits)
@@ -261,7 +263,7 @@ class Runner:
                     output.tokens += tokens
                     output.prompt_tokens += prompt_tokens
                     output.ended = ended
-                    if text:
+                    if tokens:
                         emit({"type": "token", "id": thread.id, "text": text, "tokens": tokens})
                     if hear(text):
                         break
