@@ -26,7 +26,8 @@ ROWS = [
 
 def evaluated(kind: str, threads: int, count: int, seed: int) -> dict[str, Any]:
     """The report of one evaluation."""
-    command = [sys.executable, "-m", "apr_agents.cli", "eval", "--json", "--task", "arithmetic"]
+    command = [str(Path(sys.executable).with_name("apr-agents")), "eval", "--json"]
+    command += ["--task", "arithmetic"]
     command += ["--kind", kind, "--threads", str(threads), "-n", str(count), "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout)

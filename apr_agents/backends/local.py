@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import re
 import threading
 from collections.abc import AsyncGenerator, Sequence
