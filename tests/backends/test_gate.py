@@ -39,7 +39,7 @@ async def test_a_place_is_free_again_after_a_failure_or_a_cancellation() -> None
     for task in (waiting, staying):
         task.cancel()
     await asyncio.wait([waiting, staying])
-    async with asyncio.timeout(1), gate.hold():
+    async with asyncio.timeout(30), gate.hold():
         pass
 
 
@@ -53,7 +53,7 @@ async def test_starts_are_paced_evenly() -> None:
     await asyncio.gather(*(start() for _ in range(5)))
     starts.sort()
     gaps = [later - earlier for earlier, later in pairwise(starts)]
-    assert min(gaps) > 0.03
+    assert min(gaps) > 0.02
     assert sum(gaps) > 0.15
 
 

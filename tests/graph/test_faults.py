@@ -37,7 +37,11 @@ async def test_a_fault_never_costs_a_sibling_its_result(
             "0/2": END,
         }
     )
-    limits = Limits(max_depth=depth, max_tokens_per_thread=150, thread_timeout=0.03)
+    limits = Limits(
+        max_depth=depth,
+        max_tokens_per_thread=150,
+        thread_timeout=0.25 if status == "timed_out" else 60.0,
+    )
     run = await ask(create_parallel_agent(backend, limits=limits))
     assert run.answer == "4"
     for i, thread in enumerate(run.root.blocks[0].threads, 1):
@@ -118,16 +122,18 @@ def test_a_root_that_fails_raises_in_sync_code_too(scripted: Any) -> None:
         create_parallel_agent(backend).invoke(INPUT)
 
 
-@pytest.mark.parametrize(("reply", "status"), [(Reply("s", hangs=True), "timed_out"), *(
-    (Reply("s", fails=error), "failed") for error in (BackendFailed("gone"), OSError("gone"))
-)])  # fmt: skip
+@pytest.mark.parametrize(
+    "reply",
+    [Reply("s", hangs=True), Reply("s", fails=BackendFailed("gone"))],
+    ids=["hangs", "fails"],
+)
 async def test_a_summary_that_breaks_off_leaves_the_thread_its_own_conclusion(
-    ask: Any, scripted: Any, outlines: Any, reply: Reply, status: str
+    ask: Any, scripted: Any, outlines: Any, reply: Reply
 ) -> None:
     backend = scripted(
         {"0/0": outlines("a"), "0.1/0": " 2+2\n4</Thread>", "0.1/1": reply, "0/2": END}
     )
-    limits = Limits(thread_timeout=0.1)
+    limits = Limits(thread_timeout=0.25 if reply.hangs else 60.0)
     run = await ask(create_parallel_agent(backend, merge="summary", limits=limits))
     thread = run.threads()["0.1"]
     assert (thread.status, thread.conclusion) == ("done", "4")
@@ -154,7 +160,7 @@ async def test_cancelling_the_caller_closes_every_stream(depth: int, concurrency
     limits = Limits(max_depth=depth, max_concurrency=concurrency)
     agent = create_parallel_agent(backend, limits=limits)
     running = asyncio.ensure_future(agent.ainvoke(INPUT))
-    await asyncio.wait_for(busy.wait(), 5)
+    await asyncio.wait_for(busy.wait(), 30)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
