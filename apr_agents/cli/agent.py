@@ -25,7 +25,7 @@ Merge = Literal["full", "conclusions", "summary"]
 
 
 def _threads(text: str) -> int | None:
-    """A number of threads; ``None`` for what `Limits` has by default."""
+    """A number of threads for a whole run; ``None`` for what `Limits` has by default."""
     if text == "auto":
         return None
     if text.isascii() and text.isdigit() and len(text) < 10:
@@ -43,7 +43,7 @@ ThreadsOption = Annotated[
         parser=_threads,
         metavar="N|auto",
         show_default="auto",
-        help="Threads that a split may have; 0 forbids splitting.",
+        help="Threads that a run may use in all; 0 forbids splitting.",
     ),
 ]
 StrategyOption = Annotated[
@@ -86,7 +86,7 @@ def load(options: AgentOptions, console: Console) -> LoadedAgent:
     """Load the model and build the agent; ``console`` says what takes so long."""
     limits = Limits(max_depth=options.max_depth)
     if options.threads is not None:
-        limits = replace(limits, max_threads=options.threads)
+        limits = replace(limits, max_threads=options.threads, max_total_threads=options.threads)
     with console.status("Loading the model …"):
         from apr_agents.backends import resolve
         from apr_agents.graph.build import create_parallel_agent

@@ -187,6 +187,8 @@ class Runner:
                 closing=closing,
             )
         )
+        if failure is None and not (output.tokens or output.ended):
+            failure = ("failed", "the backend generated nothing")
         if failure is not None:
             return _end(thread, *failure)
         if isinstance(decision, Spawn):
@@ -197,7 +199,7 @@ class Runner:
         if isinstance(decision, Ended) or output.ended:
             return _end(thread, "done")
         stopped = parser.text.endswith(self.protocol.stops)
-        if decision is None and not (stopped and output.tokens):
+        if decision is None and not stopped:
             spent = output.tokens >= limit
             why = f"its {limit} tokens ran out" if spent else "the model's context is full"
             _end(thread, "over_budget", why)

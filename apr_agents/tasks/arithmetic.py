@@ -36,7 +36,7 @@ SPLIT_PRICE = 60
 Spawning and joining cost two more model calls; this is their price in tokens.
 """
 
-_APPLY: dict[str, Callable[[int, int], int]] = {
+APPLY: dict[str, Callable[[int, int], int]] = {
     "+": lambda value, operand: value + operand,
     "-": lambda value, operand: value - operand,
     "*": lambda value, operand: value * operand,
@@ -67,7 +67,7 @@ class Group:
         return list(
             accumulate(
                 self.steps,
-                lambda value, step: _APPLY[step.operator](value, step.operand),
+                lambda value, step: APPLY[step.operator](value, step.operand),
                 initial=self.start,
             )
         )
@@ -134,7 +134,8 @@ def _group(node: ast.expr) -> Group:
 # --- generator -------------------------------------------------------------
 
 
-def _random_step(rng: random.Random, value: int, weights: Sequence[float]) -> Step:
+def random_step(rng: random.Random, value: int, weights: Sequence[float] = (1, 1, 1)) -> Step:
+    """A step that keeps a chain at ``value`` inside the family."""
     ranges = {
         "+": (1, min(99, MAX_VALUE - value)),
         "-": (1, min(99, value)),
@@ -157,8 +158,8 @@ def random_group(rng: random.Random, steps: int, weights: Sequence[float] = (1, 
     value = start = rng.randint(1, 99)
     chosen: list[Step] = []
     for _ in range(steps):
-        step = _random_step(rng, value, weights)
-        value = _APPLY[step.operator](value, step.operand)
+        step = random_step(rng, value, weights)
+        value = APPLY[step.operator](value, step.operand)
         chosen.append(step)
     return Group(start, tuple(chosen))
 

@@ -28,15 +28,18 @@ from transformers import (
 
 from apr_agents.backends import BUNDLED
 from apr_agents.tasks.arithmetic import (
+    APPLY,
     KINDS,
     MAX_STEPS,
+    MAX_VALUE,
     demonstrate,
     format_question,
     random_group,
+    random_step,
 )
 from apr_agents.tasks.base import Demonstration
 from apr_agents.training.demonstrations import MergeName, to_trie
-from apr_agents.training.sft import SFTConfig, Trainer, half_precision, trie_logits
+from apr_agents.training.sft import SFTConfig, Trainer, half_precision, position, trie_logits
 from apr_agents.training.tokenizer import build_tokenizer
 from apr_agents.training.trie import Batch, PackedTrie, Segment, collate, pack
 
@@ -47,9 +50,14 @@ WIDTHS = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280)
 """Tries are padded to one of these lengths, so that few shapes are compiled."""
 
 BUDGETS = {0: 26, 1: 4, 2: 18, 3: 9, 4: 15, 5: 5, 6: 5, 7: 4, 8: 14}
-SHARES = {"pair": 10, "chain": 36, "tiny": 8, "whole": 18, "wide": 10, "sums": 18}
+SHARES = {
+    "pair": 10, "chain": 34, "tiny": 8, "whole": 20, "wide": 14, "sums": 18, "drill": 50,
+}  # fmt: skip
 MERGES: dict[MergeName, int] = {"conclusions": 64, "full": 18, "summary": 18}
 """Weights of the budgets, of the kinds of problem, and of what the join shows."""
+
+PLANS = 0.3
+"""Share of the splits that are shown up to their outlines only: practice in planning."""
 
 EASY = 0.12
 """Share of the training at whose start the questions are short."""
@@ -88,7 +96,7 @@ class Mixture:
         *,
         seed: int,
         shard_size: int = 4000,
-        batch_tokens: int = 8192,
+        batch_tokens: int = 4096,
     ) -> None:
         self.tokenizer, self.seed = tokenizer, seed
         self.shard_size, self.batch_tokens = shard_size, batch_tokens
@@ -98,23 +106,45 @@ class Mixture:
         rng = random.Random(f"{self.seed}/{shard}")
         buckets: dict[int, list[PackedTrie]] = defaultdict(list)
         for _ in range(self.shard_size):
-            trie = self.trie(self.demonstration(rng, progress), rng)
+            trie = self.lesson(rng, progress)
             if len(trie) <= WIDTHS[-1]:
                 buckets[WIDTHS[bisect_left(WIDTHS, len(trie))]].append(pack(trie))
         batches = []
         for width, tries in sorted(buckets.items()):
             rows = self.batch_tokens // width
-            batches += [(width, rows, tries[i : i + rows]) for i in range(0, len(tries), rows)]
+            batches += [(width, tries[i : i + rows]) for i in range(0, len(tries), rows)]
         rng.shuffle(batches)
-        for width, rows, tries in batches:
-            yield collate(tries, multiple=width, rows=rows)
+        rank, ranks = position()
+        for width, tries in batches:
+            if len(tries) >= ranks:
+                yield collate(tries[rank::ranks], multiple=width)
 
-    def demonstration(self, rng: random.Random, progress: float = 1.0) -> Demonstration:
-        """One demonstration, now and then with other text around its question."""
+    def lesson(self, rng: random.Random, progress: float = 1.0) -> Segment:
+        """One trie of the stream."""
+        kind = _weighted(rng, SHARES)
+        if kind == "drill":
+            return self.drill(rng)
+        trie = self.trie(self.demonstration(rng, kind, progress), rng)
+        [opened] = trie.children
+        if opened.children and rng.random() < PLANS:
+            return replace(trie, children=(replace(opened, children=()),))
+        return trie
+
+    def drill(self, rng: random.Random) -> Segment:
+        """Single operations in the notation of the demonstrations, results to be written."""
+        lines = [_operation(rng) for _ in range(11)]
+        segment: tuple[Segment, ...] = ()
+        for left, result in reversed(lines):
+            written = Segment(tuple(self._encode(f"{result}\n")), True, segment)
+            segment = (Segment(tuple(self._encode(f"{left}=")), False, (written,)),)
+        return segment[0]
+
+    def demonstration(self, rng: random.Random, kind: str, progress: float = 1.0) -> Demonstration:
+        """A demonstration of one kind, now and then with other text around its question."""
         budget = _weighted(rng, BUDGETS)
         if rng.random() < 0.004:
             return Demonstration(junk(rng, 60), budget, thinking="", answer="?")
-        demonstration = demonstrate(self._question(rng, progress), budget)
+        demonstration = demonstrate(self._question(rng, kind, progress), budget)
         if rng.random() < 0.03:
             question = demonstration.question
             noisy = rng.choice((f"{question} {junk(rng, 30)}", f"{junk(rng, 30)} {question}"))
@@ -125,14 +155,17 @@ class Mixture:
         """The demonstration as a trie, with a join and summaries as chance has it."""
         return to_trie(
             demonstration,
-            lambda text: self.tokenizer.backend_tokenizer.encode(text).ids,
+            self._encode,
             eos_id=self.tokenizer.eos_token_id,
             merge=_weighted(rng, MERGES),
             summaries=rng.random() < 0.2,
         )
 
-    def _question(self, rng: random.Random, progress: float) -> str:
-        kind = _weighted(rng, SHARES)
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text).ids
+        return ids
+
+    def _question(self, rng: random.Random, kind: str, progress: float) -> str:
         if progress < EASY and kind in ("whole", "wide"):
             kind = rng.choice(("chain", "sums"))
         weights = (1.0, rng.uniform(0.4, 1.6), rng.uniform(0.3, 1.6))
@@ -145,6 +178,16 @@ class Mixture:
             groups = KINDS[kind](rng)
         question = format_question(groups)
         return f"({question})" if len(groups) == 1 and rng.random() < 0.1 else question
+
+
+def _operation(rng: random.Random) -> tuple[str, int]:
+    """One operation and its result, as they occur in chains and in sums of results."""
+    if rng.random() < 0.3:
+        total, result = rng.randint(0, 5 * MAX_VALUE), rng.randint(0, MAX_VALUE)
+        return f"{total}+{result}", total + result
+    value = rng.randint(0, rng.choice((99, MAX_VALUE)))
+    operator, operand = random_step(rng, value)
+    return f"{value}{operator}{operand}", APPLY[operator](value, operand)
 
 
 def _weighted(rng: random.Random, weights: dict[Item, int]) -> Item:

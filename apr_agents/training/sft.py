@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -94,6 +95,33 @@ def rate(progress: float, config: SFTConfig) -> float:
     return max(0.0, min(1.0, rising, falling))
 
 
+def position() -> tuple[int, int]:
+    """This process's rank, and how many processes train together (``torchrun``)."""
+    together = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+
+def _summed(*counts: int) -> list[int]:
+    """Each count, summed over all processes."""
+    if position()[1] == 1:
+        return list(counts)
+    tensor = torch.tensor(counts)
+    dist.all_reduce(tensor)
+    return [int(count) for count in tensor]
+
+
+def _sum_gradients(model: PreTrainedModel) -> None:
+    if position()[1] == 1:
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch._utils._flatten_dense_tensors(gradients)
+    dist.all_reduce(flat)
+    for gradient, summed in zip(
+        gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True
+    ):
+        gradient.copy_(summed)
+
+
 class Trainer:
     """One resumable training run in ``directory``."""
 
@@ -132,9 +160,11 @@ class Trainer:
         saved, losses = time.monotonic(), []
         for batch in self._batches():
             losses.append(self._step(batch))
-            if time.monotonic() - saved > self.config.checkpoint_seconds:
+            # Processes agree on the step, whatever their clocks say.
+            [due] = _summed(int(time.monotonic() - saved > self.config.checkpoint_seconds))
+            if due == position()[1]:
                 self._save(sum(losses) / len(losses))
-                if report:
+                if report and position()[0] == 0:
                     report(sum(losses) / len(losses))
                 saved, losses = time.monotonic(), []
             if self.progress >= 1:
@@ -156,15 +186,20 @@ class Trainer:
                 group["lr"] = peak * factor
         with half_precision(self.model):
             loss = trie_loss(self.model, batch)
-        loss.backward()
+        tokens, supervised = _summed(batch.tokens, len(batch.targets_S))
+        # Every process weighs as much as the tokens it learns from.
+        (loss * len(batch.targets_S) / supervised).backward()
+        _sum_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.tokens += batch.tokens
+        self.tokens += tokens
         return loss.item()
 
     def _save(self, loss: float) -> None:
+        if position()[0] > 0:
+            return
         state = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],

@@ -49,6 +49,20 @@ def test_the_options_bound_the_threads(run, says, options, budget, threads):
     assert data["answer"] == "7"
 
 
+def test_threads_are_counted_over_the_whole_run(run, says):
+    outlines = "<Outlines><Outline>1: a</Outline><Outline>2: b</Outline></Outlines>"
+
+    def splits_twice(request):
+        if request.prompt.endswith(("<Thread>\n1:", "<Thread>\n2:")):
+            return " 3</Thread>"
+        return outlines if request.key in ("0/0", "0/2") else "\n</Parallel>\n</think>\n7"
+
+    says(splits_twice)
+    assert json.loads(run("solve", "3+4", "--json").stdout)["metrics"]["threads"] == 4
+    bounded = json.loads(run("solve", "3+4", "--json", "--threads", "3").stdout)
+    assert (bounded["metrics"]["threads"], bounded["answer"]) == (3, "7")
+
+
 @pytest.mark.parametrize("merge", ["full", "conclusions", "summary"])
 def test_every_merge_policy_has_its_name(run, says, merge):
     says()

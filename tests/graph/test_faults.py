@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from itertools import product
 from typing import Any
 
 import pytest
 
-from apr_agents.backends.base import Request
+from apr_agents.backends.base import Delta, Request
 from apr_agents.backends.scripted import Reply, ScriptedBackend
 from apr_agents.errors import BackendFailed
 from apr_agents.graph.build import create_parallel_agent
@@ -54,6 +55,15 @@ async def test_a_fault_never_costs_a_sibling_its_result(
             assert (thread.status, thread.conclusion) == ("done", "7")
             assert f"\n{i}: 7</Thread>" in run.root.blocks[0].joined
     assert backend.in_flight == 0
+
+
+async def test_a_backend_that_counts_no_tokens_cannot_hold_a_run(ask: Any) -> None:
+    class Uncounted(ScriptedBackend):
+        async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
+            yield Delta("</Outlines>", tokens=0)
+
+    run = await ask(create_parallel_agent(Uncounted(lambda _: "")))
+    assert (run.answer, run.root.status) == (None, "failed")
 
 
 async def test_a_fault_deep_down_is_told_one_level_up_only(
