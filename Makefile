@@ -22,7 +22,7 @@ lint: .venv/installed-dev
 setup: .venv/installed-dev
 
 train-bundled: .venv/installed
-	$(BIN)/python -m apr_agents.training.bundled
+	$(BIN)/torchrun --standalone --nproc-per-node $$(nproc) -m apr_agents.training.bundled
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

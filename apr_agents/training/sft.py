@@ -39,17 +39,15 @@ class SFTConfig:
         decay: share of the tokens over which the rates fall to zero.
         weight_decay: decoupled, on matrices.
         checkpoint_seconds: time between two checkpoints.
-        compile: compile the model (static shapes: one graph for each batch shape).
     """
 
     tokens: int
-    matrix_rate: float = 0.02
-    other_rate: float = 3e-3
+    matrix_rate: float = 0.014
+    other_rate: float = 2e-3
     warmup: float = 0.01
-    decay: float = 0.35
+    decay: float = 0.65
     weight_decay: float = 0.01
     checkpoint_seconds: float = 120.0
-    compile: bool = False
 
 
 def half_precision(model: PreTrainedModel) -> AbstractContextManager[None]:
@@ -143,9 +141,6 @@ class Trainer:
         directory.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._restore()
-        if config.compile:
-            torch._dynamo.config.recompile_limit = 64  # one graph for each batch shape
-            model.base_model.compile(dynamic=False)
 
     @property
     def checkpoint(self) -> Path:

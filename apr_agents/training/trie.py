@@ -102,11 +102,9 @@ def branches(root: Segment) -> Iterator[tuple[list[int], list[int]]]:
     return walk(root, [])
 
 
-def collate(
-    tries: Sequence[PackedTrie], *, pad_id: int = 0, multiple: int = 1, rows: int | None = None
-) -> Batch:
-    """Pad tries to a common length, rounded up to ``multiple``, and to ``rows`` rows."""
-    rows = rows or len(tries)
+def collate(tries: Sequence[PackedTrie], *, pad_id: int = 0, multiple: int = 1) -> Batch:
+    """Pad tries to a common length, rounded up to ``multiple``."""
+    rows = len(tries)
     longest = max(len(trie.ids_T) for trie in tries)
     width = -(-longest // multiple) * multiple
     ids_BT = torch.full((rows, width), pad_id)

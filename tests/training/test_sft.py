@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def fresh(directory: Path, tokens: int) -> Trainer:
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     losses: list[float] = []
-    trainer = fresh(tmp_path, 400)
+    trainer = fresh(tmp_path, 1500)
     step = trainer._step
     trainer._step = lambda batch: losses.append(step(batch)) or losses[-1]  # type: ignore[method-assign,func-returns-value]
     trainer.run()
@@ -98,3 +100,45 @@ def test_an_exported_model_loads_with_the_auto_classes(tmp_path: Path) -> None:
     torch.testing.assert_close(
         mine, theirs, atol=0.05, rtol=0.05
     )  # weights are shipped in bfloat16
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from transformers import LlamaConfig, LlamaForCausalLM
+from apr_agents.training.sft import SFTConfig, Trainer, position
+from apr_agents.training.trie import Segment, collate, pack
+
+if "WORLD_SIZE" in __import__("os").environ:
+    dist.init_process_group("gloo")
+
+def stream(shard, progress):
+    tries = [Segment((3, 4, n), False, (Segment((n, 7, 8)[: n - 3], True),)) for n in (4, 5, 6, 6)]
+    rank, ranks = position()
+    yield collate([pack(trie) for trie in tries][rank::ranks])
+
+torch.manual_seed(0)
+config = LlamaConfig(vocab_size=12, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                     num_attention_heads=1)
+trainer = Trainer(LlamaForCausalLM(config), stream, Path(sys.argv[1]), SFTConfig(tokens=100))
+trainer.run()
+"""
+
+
+def test_two_processes_learn_what_one_would(tmp_path: Path) -> None:
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, prefix in (("alone", []), ("together", launch)):
+        command = [sys.executable, *prefix, str(script), str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    alone, together = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
+        for name in ("alone", "together")
+    )
+    assert alone["position"] == together["position"]
+    for name, weights in alone["model"].items():
+        # bfloat16 rounds the two halves of a batch on their own.
+        torch.testing.assert_close(together["model"][name], weights, atol=0.02, rtol=0.05)

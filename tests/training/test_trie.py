@@ -120,7 +120,7 @@ def test_every_token_sees_its_ancestors_and_nothing_else(root: Segment) -> None:
 
 @given(st.lists(tries(), min_size=1, max_size=4), st.integers(1, 16))
 def test_padding_neither_supervises_nor_counts(roots: list[Segment], multiple: int) -> None:
-    batch = collate([pack(root) for root in roots], multiple=multiple, rows=len(roots) + 1)
+    batch = collate([pack(root) for root in roots], multiple=multiple)
     assert batch.ids_BT.shape[1] % multiple == 0
     assert batch.tokens == sum(map(len, roots))
     assert len(batch.targets_S) == sum(len(done) for root in roots for _, done in branches(root))
