@@ -5,12 +5,13 @@ chain, or a sum of parenthesised chains (*groups*), typed as a person would.
 Groups are independent of each other, the steps inside one are not: the share
 that can run in parallel is whatever does not lie in the longest group.
 
-The teacher copies a group without parentheses, then works through the copy::
+The teacher copies a group without parentheses, then works through the copy, every number
+at a fixed width (operands 2 digits, values 3, sums of groups 4), so that digits line up::
 
-    12*7+5-2
-    12*7=84
-    84+5=89
-    89-2=87
+    12*07+05-02
+    012*07=084
+    084+05=089
+    089-02=087
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.operator}{self.operand}"
+
+    @property
+    def aligned(self) -> str:
+        """The step at the width of the teacher's notation."""
+        return f"{self.operator}{self.operand:02}"
 
 
 @dataclass(frozen=True)
@@ -211,41 +217,41 @@ def _work(groups: Sequence[Group]) -> str:
     total: int | None = None
     for group in groups:
         if len(group.steps) > 1:  # a single step is its own copy
-            lines.append(f"{group.start}" + "".join(map(str, group.steps)))
+            lines.append(f"{group.start:02}" + "".join(step.aligned for step in group.steps))
         values = group.values
         lines += [
-            f"{before}{step}={after}"
+            f"{before:03}{step.aligned}={after:03}"
             for before, step, after in zip(values, group.steps, values[1:], strict=False)
         ]
         if total is not None:
-            lines.append(f"{total}+{group.value}={total + group.value}")
+            lines.append(f"{total:04}+{group.value:04}={total + group.value:04}")
         total = group.value + (total or 0)
     return "\n".join(lines)
 
 
 def _add_up(values: Sequence[int]) -> str:
     totals = list(accumulate(values))
-    return str(values[0]) + "".join(
-        f"+{value}={total}" for value, total in zip(values[1:], totals[1:], strict=True)
+    return f"{values[0]:04}" + "".join(
+        f"+{value:04}={total:04}" for value, total in zip(values[1:], totals[1:], strict=True)
     )
 
 
-def split_saving(steps_per_group: Sequence[int], budget: int) -> float:
+def split_saving(steps_per_group: Sequence[int], budget: int) -> int:
     """Tokens that splitting takes off the critical path, estimated from the shape alone.
 
-    Mean token counts stand in for the digits, so that equal shapes get equal decisions.
+    A quote counts 5 tokens with its comma, so that equal shapes get equal decisions.
     """
 
-    def work(steps: Sequence[int]) -> float:
-        copies = sum(3 + 2.7 * count for count in steps if count > 1)
-        return copies + 9.9 * sum(steps) + 14 * (len(steps) - 1)
+    def work(steps: Sequence[int]) -> int:
+        copies = sum(3 + 3 * count for count in steps if count > 1)
+        return copies + 11 * sum(steps) + 15 * (len(steps) - 1)
 
     threads = min(budget, len(steps_per_group))
     if threads < 2:
-        return 0.0
+        return 0
     longest = max(map(work, contiguous_runs(steps_per_group, threads)))
     outlines = 3 + 4 * threads + 5 * len(steps_per_group)
-    joining = 8.5 * threads - 5
+    joining = 10 * threads - 5
     return work(steps_per_group) - (outlines + longest + joining)
 
 
@@ -263,7 +269,7 @@ def demonstrate(question: str, budget: int) -> Demonstration:
             for i, run in enumerate(runs, start=1)
         ),
         threads=tuple(map(_work, runs)),
-        conclusions=tuple(map(str, results)),
+        conclusions=tuple(f"{result:04}" for result in results),
     )
     return Demonstration(question, budget, block=block, thinking=_add_up(results), answer=answer)
 

@@ -99,7 +99,7 @@ class Mixture:
         *,
         seed: int,
         shard_size: int = 4000,
-        batch_tokens: int = 4096,
+        batch_tokens: int = 2560,
     ) -> None:
         self.tokenizer, self.seed = tokenizer, seed
         self.shard_size, self.batch_tokens = shard_size, batch_tokens
@@ -114,7 +114,7 @@ class Mixture:
                 buckets[WIDTHS[bisect_left(WIDTHS, len(trie))]].append(pack(trie))
         batches = []
         for width, tries in sorted(buckets.items()):
-            rows = self.batch_tokens // width
+            rows = max(2, self.batch_tokens // width // 2 * 2)
             batches += [(width, tries[i : i + rows]) for i in range(0, len(tries), rows)]
         rng.shuffle(batches)
         rank, ranks = position()
@@ -125,9 +125,11 @@ class Mixture:
     def lesson(self, rng: random.Random, progress: float = 1.0) -> Segment:
         """One trie of the stream."""
         kind = _weighted(rng, SHARES)
+        if progress < EASY and kind in ("whole", "wide"):
+            kind = rng.choice(("chain", "sums", "drill"))
         if kind == "drill":
             return self.drill(rng)
-        trie = self.trie(self.demonstration(rng, kind, progress), rng)
+        trie = self.trie(self.demonstration(rng, kind), rng)
         [opened] = trie.children
         if opened.children and rng.random() < PLANS:
             return replace(trie, children=(replace(opened, children=()),))
@@ -142,12 +144,12 @@ class Mixture:
             segment = (Segment(tuple(self._encode(f"{left}=")), False, (written,)),)
         return segment[0]
 
-    def demonstration(self, rng: random.Random, kind: str, progress: float = 1.0) -> Demonstration:
+    def demonstration(self, rng: random.Random, kind: str) -> Demonstration:
         """A demonstration of one kind, now and then with other text around its question."""
         budget = _weighted(rng, BUDGETS)
         if rng.random() < 0.004:
             return Demonstration(junk(rng, 60), budget, thinking="", answer="?")
-        demonstration = demonstrate(self._question(rng, kind, progress), budget)
+        demonstration = demonstrate(self._question(rng, kind), budget)
         if rng.random() < 0.03:
             question = demonstration.question
             noisy = rng.choice((f"{question} {junk(rng, 30)}", f"{junk(rng, 30)} {question}"))
@@ -168,9 +170,7 @@ class Mixture:
         ids: list[int] = self.tokenizer.backend_tokenizer.encode(text).ids
         return ids
 
-    def _question(self, rng: random.Random, kind: str, progress: float) -> str:
-        if progress < EASY and kind in ("whole", "wide"):
-            kind = rng.choice(("chain", "sums"))
+    def _question(self, rng: random.Random, kind: str) -> str:
         weights = (1.0, rng.uniform(0.4, 1.6), rng.uniform(0.3, 1.6))
         if kind == "chain":
             groups = [random_group(rng, rng.randint(1, MAX_STEPS), weights)]
@@ -183,14 +183,14 @@ class Mixture:
         return f"({question})" if len(groups) == 1 and rng.random() < 0.1 else question
 
 
-def _operation(rng: random.Random) -> tuple[str, int]:
+def _operation(rng: random.Random) -> tuple[str, str]:
     """One operation and its result, as they occur in chains and in sums of results."""
     if rng.random() < 0.3:
         total, result = rng.randint(0, 5 * MAX_VALUE), rng.randint(0, MAX_VALUE)
-        return f"{total}+{result}", total + result
+        return f"{total:04}+{result:04}", f"{total + result:04}"
     value = rng.randint(0, rng.choice((99, MAX_VALUE)))
-    operator, operand = random_step(rng, value)
-    return f"{value}{operator}{operand}", APPLY[operator](value, operand)
+    step = random_step(rng, value)
+    return f"{value:03}{step.aligned}", f"{APPLY[step.operator](value, step.operand):03}"
 
 
 def _weighted(rng: random.Random, weights: dict[Item, int]) -> Item:

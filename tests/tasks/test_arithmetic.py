@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -59,7 +60,7 @@ def test_demonstrations_calculate_correctly(seed: int, kind: str, budget: int) -
     written = [shown.thinking, *(shown.block.threads if shown.block else ())]
     for line in "\n".join(written).split("\n"):
         # A line is a copy (no "="), an equation, or a chain of additions a+b=c+d=e.
-        left, *rights = line.split("=")
+        left, *rights = re.sub(r"\b0+(?=\d)", "", line).split("=")
         value = eval(left) if rights else None
         for i, right in enumerate(rights):
             result, plus, operand = right.partition("+")
