@@ -17,55 +17,60 @@ from typing import Annotated, Any
 
 import typer
 
-ROWS = [
-    ("whole", 0), ("whole", 2), ("whole", 4), ("whole", 8),
-    ("chain", 8), ("pair", 8), ("tiny", 8), ("wide", 2), ("wide", 4), ("wide", 8),
-]  # fmt: skip
-"""Kind of problem, threads allowed."""
+BUDGETS = {"whole": (0, 2, 4, 8), "wide": (0, 2, 4, 8), "chain": (8,), "pair": (8,), "tiny": (8,)}
+"""The threads allowed for each kind of problem; 0 is the sequential baseline."""
 
 
 def evaluated(kind: str, threads: int, count: int, seed: int) -> dict[str, Any]:
     """The report of one evaluation."""
     command = [str(Path(sys.executable).with_name("apr-agents")), "eval", "--json"]
-    command += ["--task", "arithmetic"]
-    command += ["--kind", kind, "--threads", str(threads), "-n", str(count), "--seed", str(seed)]
+    command += ["--task", "arithmetic", "--kind", kind, "--threads", str(threads)]
+    command += ["-n", str(count), "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
 
 
-def row(kind: str, threads: int, count: int, seed: int) -> dict[str, Any]:
-    """One line of the table: the adaptive run, and its means over those of the sequential one."""
-    adaptive = evaluated(kind, threads, count, seed)
-    sequential = evaluated(kind, 0, count, seed)
-    return {
-        "kind": kind,
-        "threads": threads,
-        "n": count,
-        "accuracy": adaptive["accuracy"],
-        "activation": adaptive["activation_rate"],
-        "mean_threads": adaptive["mean_threads"],
-        "max_threads": adaptive["max_threads"],
-        "critical_path": adaptive["mean_critical_path"],
-        "critical_path_ratio": adaptive["mean_critical_path"] / sequential["mean_critical_path"],
-        "peak_context_ratio": adaptive["mean_peak_context"] / sequential["mean_peak_context"],
-        "total_tokens_ratio": adaptive["mean_total_tokens"] / sequential["mean_total_tokens"],
-        "sequential_accuracy": sequential["accuracy"],
-    }
+def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """The lines of the table for one kind: each run, and its means over the sequential ones."""
+    reports = {threads: evaluated(kind, threads, count, seed) for threads in BUDGETS[kind]}
+    baseline = reports.get(0)
+
+    def ratio(report: dict[str, Any], mean: str) -> float | None:
+        return report[mean] / baseline[mean] if baseline else None
+
+    return [
+        {
+            "kind": kind,
+            "threads": threads,
+            "n": count,
+            "accuracy": report["accuracy"],
+            "activation": report["activation_rate"],
+            "mean_threads": report["mean_threads"],
+            "max_threads": report["max_threads"],
+            "critical_path": report["mean_critical_path"],
+            "critical_path_ratio": ratio(report, "mean_critical_path"),
+            "peak_context_ratio": ratio(report, "mean_peak_context"),
+            "total_tokens_ratio": ratio(report, "mean_total_tokens"),
+        }
+        for threads, report in reports.items()
+    ]
 
 
-def as_markdown(rows: list[dict[str, Any]]) -> str:
+def as_markdown(measured: list[dict[str, Any]]) -> str:
     """The table of the README and the model card."""
     lines = [
         "| problems | threads allowed | accuracy | split | threads, mean (most) "
         "| critical path ÷ sequential | peak context ÷ sequential |",
         "|---|---|---|---|---|---|---|",
     ]
-    for each in rows:
+    for each in measured:
+        ratios = [each["critical_path_ratio"], each["peak_context_ratio"]]
+        critical_path, peak_context = ("–" if x is None else f"{x:.2f}" for x in ratios)
         lines.append(
             f"| {each['kind']} | {each['threads']} | {each['accuracy']:.1%} "
             f"| {each['activation']:.1%} | {each['mean_threads']:.1f} ({each['max_threads']}) "
-            f"| {each['critical_path_ratio']:.2f} | {each['peak_context_ratio']:.2f} |"
+            f"| {critical_path} | {peak_context} |"
         )
     return "\n".join(lines)
 
@@ -76,13 +81,13 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Measure the bundled model and print the table."""
-    rows = []
-    for kind, threads in ROWS:
-        rows.append(row(kind, threads, count, seed))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    measured = []
+    for kind in BUDGETS:
+        measured += rows(kind, count, seed)
+        print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
     if json_file is not None:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(as_markdown(rows))
+        json_file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    print(as_markdown(measured))
 
 
 if __name__ == "__main__":
