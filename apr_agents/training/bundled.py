@@ -54,7 +54,7 @@ WIDTHS = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280)
 
 BUDGETS = {0: 26, 1: 4, 2: 18, 3: 9, 4: 15, 5: 5, 6: 5, 7: 4, 8: 14}
 SHARES = {
-    "pair": 10, "chain": 34, "tiny": 8, "whole": 20, "wide": 14, "sums": 18, "drill": 50,
+    "pair": 30, "chain": 34, "tiny": 20, "whole": 24, "wide": 14, "sums": 24, "drill": 30,
 }  # fmt: skip
 MERGES: dict[MergeName, int] = {"conclusions": 64, "full": 18, "summary": 18}
 """Weights of the budgets, of the kinds of problem, and of what the join shows."""
@@ -245,6 +245,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Where the model is exported.")] = BUNDLED,
     tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = TOKENS,
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
+    start: Annotated[Path | None, typer.Option(help="An exported model to go on from.")] = None,
 ) -> None:
     """Train the bundled model, or go on with a run that was stopped, and export it."""
     if "WORLD_SIZE" in os.environ:  # started by torchrun
@@ -253,6 +254,9 @@ def main(
     tokenizer = build_tokenizer()
     mixture = Mixture(tokenizer, seed=seed)
     model = build_model(tokenizer)
+    if start is not None:
+        weights = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict()
+        model.load_state_dict(weights)
     config = SFTConfig(tokens=tokens, checkpoint_seconds=400)
     trainer = Trainer(model, mixture, directory, config)
     started, first = time.monotonic(), trainer.tokens
