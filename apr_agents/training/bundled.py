@@ -245,7 +245,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Where the model is exported.")] = BUNDLED,
     tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = TOKENS,
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
-    start: Annotated[Path | None, typer.Option(help="An exported model to go on from.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="An exported model to go on from.")] = None,
 ) -> None:
     """Train the bundled model, or go on with a run that was stopped, and export it."""
     if "WORLD_SIZE" in os.environ:  # started by torchrun
@@ -254,9 +254,9 @@ def main(
     tokenizer = build_tokenizer()
     mixture = Mixture(tokenizer, seed=seed)
     model = build_model(tokenizer)
-    if start is not None:
-        weights = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict()
-        model.load_state_dict(weights)
+    if weights is not None:
+        exported = LlamaForCausalLM.from_pretrained(weights, dtype=torch.float32)
+        model.load_state_dict(exported.state_dict())
     config = SFTConfig(tokens=tokens, checkpoint_seconds=400)
     trainer = Trainer(model, mixture, directory, config)
     started, first = time.monotonic(), trainer.tokens
