@@ -9,8 +9,7 @@ across a restart.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 from apr_agents.errors import InvalidOption
 
@@ -124,6 +123,3 @@ class Allowance:
         """What is left after generating ``tokens`` itself."""
         spent = self.less(tokens=tokens, seconds=seconds)
         return replace(spent, own_tokens=max(0, self.own_tokens - tokens))
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -4,7 +4,6 @@
     python benchmarks/bundled_model.py -n 50 --json figures.json
 
 Each row compares the adaptive run with the same model's sequential run on the same problems.
-
 """
 
 from __future__ import annotations

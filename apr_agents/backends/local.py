@@ -41,6 +41,14 @@ class _Listener(NamedTuple):
     loop: asyncio.AbstractEventLoop
     outputs: asyncio.Queue[Any]
 
+    def hear(self, output: Any) -> bool:
+        """Hand it an output from another thread; false when its event loop is gone."""
+        try:
+            self.loop.call_soon_threadsafe(self.outputs.put_nowait, output)
+        except RuntimeError:
+            return False
+        return True
+
 
 class LocalBackend(Backend):
     """Continues text with a Hugging Face decoder in this process.
@@ -72,7 +80,8 @@ class LocalBackend(Backend):
         ids = model.config.eos_token_id
         ends = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id}
         self._ends: set[int] = ends - {None}
-        self._control = _any_of(_tokens_of(tokenizer, special=True))
+        added = tokenizer.added_tokens_decoder.values()
+        self._control = _any_of([token.content for token in added if token.special])
         self._numbers = itertools.count()
         self._listeners: dict[str, _Listener] = {}
         self._manager: Any = None
@@ -233,14 +242,10 @@ class LocalBackend(Backend):
         """Hand outputs to whoever waits; a listener whose event loop is gone costs nobody else."""
         for output in manager:
             listener = self._listeners.get(output.request_id)
-            if listener is not None:
-                try:
-                    listener.loop.call_soon_threadsafe(listener.outputs.put_nowait, output)
-                except RuntimeError:
-                    manager.cancel_request(output.request_id)
-        stopped = BackendFailed("it was stopped").why
+            if listener is not None and not listener.hear(output):
+                manager.cancel_request(output.request_id)
         for listener in list(self._listeners.values()):
-            listener.loop.call_soon_threadsafe(listener.outputs.put_nowait, _Stopped(stopped))
+            listener.hear(_Stopped("it was stopped"))
 
 
 class _Stopped(NamedTuple):
@@ -250,11 +255,6 @@ class _Stopped(NamedTuple):
 
     def is_finished(self) -> bool:
         return True
-
-
-def _tokens_of(tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[str]:
-    added = tokenizer.added_tokens_decoder.values()
-    return [token.content for token in added if token.special or not special]
 
 
 def _any_of(texts: Sequence[str]) -> re.Pattern[str]:

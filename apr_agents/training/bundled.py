@@ -7,7 +7,6 @@ cores, one process each, or goes on with a run that was stopped, and exports the
 
 from __future__ import annotations
 
-import os
 import random
 import string
 import time
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import torch
-import torch.distributed as dist
 import typer
 from transformers import (
     GenerationConfig,
@@ -42,7 +40,14 @@ from apr_agents.tasks.arithmetic import (
 )
 from apr_agents.tasks.base import Demonstration
 from apr_agents.training.demonstrations import MergeName, to_trie
-from apr_agents.training.sft import SFTConfig, Trainer, half_precision, position, trie_logits
+from apr_agents.training.sft import (
+    SFTConfig,
+    Trainer,
+    half_precision,
+    position,
+    together,
+    trie_logits,
+)
 from apr_agents.training.tokenizer import build_tokenizer
 from apr_agents.training.trie import Batch, PackedTrie, Segment, collate, pack
 
@@ -240,6 +245,7 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory
     tokenizer.save_pretrained(directory)
 
 
+@together()
 def main(
     directory: Annotated[Path, typer.Option(help="Checkpoints and log.")] = Path("runs/bundled"),
     output: Annotated[Path, typer.Option(help="Where the model is exported.")] = BUNDLED,
@@ -248,8 +254,6 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="An exported model to go on from.")] = None,
 ) -> None:
     """Train the bundled model, or go on with a run that was stopped, and export it."""
-    if "WORLD_SIZE" in os.environ:  # started by torchrun
-        dist.init_process_group("gloo")
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     mixture = Mixture(tokenizer, seed=seed)

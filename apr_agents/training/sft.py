@@ -8,9 +8,10 @@ everything, so a killed run goes on with the step it was at.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,10 +94,24 @@ def rate(progress: float, config: SFTConfig) -> float:
     return max(0.0, min(1.0, rising, falling))
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """Train with the other processes that ``torchrun`` started; alone without it."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        # Left open, its threads abort the process at exit.
+        dist.destroy_process_group()
+
+
 def position() -> tuple[int, int]:
     """This process's rank, and how many processes train together (``torchrun``)."""
-    together = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+    several = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
 
 
 def _summed(*counts: int) -> list[int]:

@@ -102,12 +102,12 @@ def branches(root: Segment) -> Iterator[tuple[list[int], list[int]]]:
     return walk(root, [])
 
 
-def collate(tries: Sequence[PackedTrie], *, pad_id: int = 0, multiple: int = 1) -> Batch:
+def collate(tries: Sequence[PackedTrie], *, multiple: int = 1) -> Batch:
     """Pad tries to a common length, rounded up to ``multiple``."""
     rows = len(tries)
     longest = max(len(trie.ids_T) for trie in tries)
     width = -(-longest // multiple) * multiple
-    ids_BT = torch.full((rows, width), pad_id)
+    ids_BT = torch.zeros(rows, width, dtype=torch.long)
     positions_BT = torch.zeros(rows, width, dtype=torch.long)
     # Padding sees itself only: a row without any key would give NaN.
     allowed_BTT = torch.eye(width, dtype=torch.bool).repeat(rows, 1, 1)

@@ -106,13 +106,9 @@ TOGETHER = """
 import sys
 from pathlib import Path
 import torch
-import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
-from apr_agents.training.sft import SFTConfig, Trainer, position
+from apr_agents.training.sft import SFTConfig, Trainer, position, together
 from apr_agents.training.trie import Segment, collate, pack
-
-if "WORLD_SIZE" in __import__("os").environ:
-    dist.init_process_group("gloo")
 
 def stream(shard, progress):
     tries = [Segment((3, 4, n), False, (Segment((n, 7, 8)[: n - 3], True),)) for n in (4, 5, 6, 6)]
@@ -122,8 +118,8 @@ def stream(shard, progress):
 torch.manual_seed(0)
 config = LlamaConfig(vocab_size=12, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                      num_attention_heads=1)
-trainer = Trainer(LlamaForCausalLM(config), stream, Path(sys.argv[1]), SFTConfig(tokens=100))
-trainer.run()
+with together():
+    Trainer(LlamaForCausalLM(config), stream, Path(sys.argv[1]), SFTConfig(tokens=100)).run()
 """
 
 
