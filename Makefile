@@ -24,11 +24,12 @@ setup: .venv/installed-dev
 train-bundled: .venv/installed
 	$(BIN)/torchrun --standalone --nproc-per-node $$(nproc) -m apr_agents.training.bundled
 
-.venv/bin/python:
+.venv/made:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@touch $@
 
-.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+.venv/installed: pyproject.toml constraints.txt | .venv/made
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[local]"
 	@touch $@
 

@@ -27,8 +27,10 @@ class Limits:
         max_total_threads: threads in the whole run.
         max_concurrency: model calls in flight at once, over all runs of one agent.
         requests_per_second: model calls started per second; ``None`` for no bound.
+        max_calls_per_thread: model calls that one thread may make, its children not counted.
         max_tokens_per_thread: tokens that one thread may generate, its children not counted.
         max_total_tokens: tokens that all threads together may generate.
+        max_join_tokens: tokens that one join may add to the parent's context.
         thread_timeout: seconds that a thread may take, its children included.
         timeout: seconds that the whole run may take.
     """
@@ -38,8 +40,10 @@ class Limits:
     max_total_threads: int = 64
     max_concurrency: int = 8
     requests_per_second: float | None = None
+    max_calls_per_thread: int = 64
     max_tokens_per_thread: int = 4096
     max_total_tokens: int = 65536
+    max_join_tokens: int = 4096
     thread_timeout: float = 300.0
     timeout: float = 600.0
 
@@ -68,6 +72,7 @@ class Allowance:
     Attributes:
         depth: levels of threads it may still open below itself.
         threads: threads that may still start below it, over all its blocks.
+        calls: model calls it may make itself.
         own_tokens: tokens it may generate itself.
         tokens: tokens it and everything below it may generate.
         seconds: time left to it and everything below it.
@@ -75,6 +80,7 @@ class Allowance:
 
     depth: int
     threads: int
+    calls: int
     own_tokens: int
     tokens: int
     seconds: float
@@ -85,6 +91,7 @@ class Allowance:
         return cls(
             depth=limits.max_depth,
             threads=limits.max_total_threads,
+            calls=limits.max_calls_per_thread,
             own_tokens=limits.max_tokens_per_thread,
             tokens=limits.max_total_tokens,
             seconds=limits.timeout,
@@ -93,7 +100,7 @@ class Allowance:
     @property
     def next_call(self) -> int:
         """Tokens that the thread's next model call may generate."""
-        return max(0, min(self.own_tokens, self.tokens))
+        return max(0, min(self.own_tokens, self.tokens)) if self.calls > 0 else 0
 
     def block_size(self, limits: Limits) -> int:
         """Threads that the thread's next block may have."""
@@ -105,6 +112,7 @@ class Allowance:
         return Allowance(
             depth=self.depth - 1,
             threads=max(0, self.threads - children) // children,
+            calls=limits.max_calls_per_thread,
             own_tokens=limits.max_tokens_per_thread,
             tokens=spendable // children,
             seconds=min(limits.thread_timeout, self.seconds * (1 - RESERVE)),
@@ -120,6 +128,6 @@ class Allowance:
         )
 
     def less_own(self, *, tokens: int, seconds: float) -> Allowance:
-        """What is left after generating ``tokens`` itself."""
+        """What is left after a model call of its own that generated ``tokens``."""
         spent = self.less(tokens=tokens, seconds=seconds)
-        return replace(spent, own_tokens=max(0, self.own_tokens - tokens))
+        return replace(spent, calls=self.calls - 1, own_tokens=max(0, self.own_tokens - tokens))

@@ -1,24 +1,48 @@
 """Shapes shared by every layer. Plain data; imports nothing of this package.
 
 A thread is recorded as the list of its steps, in the order in which its context grew:
-model calls, parallel blocks, and notes on decisions that were not carried out.
+model calls, tool calls, parallel blocks, and notes on decisions that were not carried out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
+from langchain_core.messages import AIMessage
 from pydantic import BaseModel, ConfigDict, Field
 
 ThreadStatus = Literal["done", "failed", "cancelled", "timed_out", "over_budget"]
 
 
 class Outline(NamedTuple):
-    """A declared subtask. ``number`` is what the model called it, ``text`` what it is to do."""
+    """A declared subtask.
+
+    Attributes:
+        number: what the model called it; `LANE` for the parent's own lane.
+        text: what it is to do.
+        tools: names of the tools its thread may use; ``None`` for all of its parent's.
+    """
 
     number: str
     text: str
+    tools: tuple[str, ...] | None = None
+
+    @property
+    def is_lane(self) -> bool:
+        """Whether its thread is the parent itself, going on while its threads run."""
+        return self.number == LANE
+
+
+LANE = "0"
+
+
+class ToolCall(NamedTuple):
+    """A tool that the model wants to use; ``id`` is the model's name for the call."""
+
+    id: str
+    name: str
+    args: dict[str, Any]
 
 
 class _Record(BaseModel):
@@ -33,6 +57,7 @@ class Call(_Record):
         tokens: tokens generated.
         prompt_tokens: tokens of the context it continued.
         closing: what the runtime added to close what the model left open.
+        message: the chat model's message, when there is more to it than ``text``.
     """
 
     kind: Literal["call"] = "call"
@@ -40,6 +65,7 @@ class Call(_Record):
     tokens: int
     prompt_tokens: int
     closing: str = ""
+    message: AIMessage | None = None
 
     @property
     def context(self) -> str:
@@ -60,18 +86,41 @@ class Summary(_Record):
         return ""
 
 
+class ToolUse(_Record):
+    """A tool call that the thread made.
+
+    Attributes:
+        call: what was called.
+        text: what the tool returned, or what went wrong.
+        failed: whether it went wrong.
+        seconds: time it took.
+    """
+
+    kind: Literal["tool"] = "tool"
+    call: ToolCall
+    text: str
+    failed: bool = False
+    seconds: float = 0.0
+
+    @property
+    def context(self) -> str:
+        return f"\n[{self.call.name} {self.call.args}]\n{self.text}\n"
+
+
 class Note(_Record):
     """A decision that was not carried out, and why; the thread went on sequentially.
 
     Attributes:
         event: ``malformed``: it could not be read; ``declined``: the limits did not allow it.
         told: what was added to the thread's context.
+        answers: id of the tool call that this answers, if it was one.
     """
 
     kind: Literal["note"] = "note"
     event: Literal["malformed", "declined"]
     why: str
     told: str = ""
+    answers: str | None = None
 
     @property
     def context(self) -> str:
@@ -84,20 +133,53 @@ class Block(_Record):
     Attributes:
         threads: results in outline order.
         left_out: outlines that got no thread because of a limit.
+        policy: the join policy: how many results the parent waited for.
         joined: what the parent saw of it all.
+        answers: id of the tool call that this answers, if it was one.
     """
 
     kind: Literal["block"] = "block"
     threads: list[ThreadResult]
     left_out: list[Outline] = []
+    policy: str = "all"
     joined: str
+    answers: str | None = None
 
     @property
     def context(self) -> str:
-        return self.joined
+        return self.joined if self.answers is None else f"\n{self.joined}\n"
 
 
-Step = Annotated[Call | Summary | Note | Block, Field(discriminator="kind")]
+class Backtrack(_Record):
+    """The thread gave a path up: its context went back to before the path began.
+
+    Attributes:
+        to: number of steps that stayed in its context.
+        tried: one line on what was tried, in its words.
+        told: what was added to its context instead.
+    """
+
+    kind: Literal["backtrack"] = "backtrack"
+    to: int
+    tried: str
+    told: str
+
+    @property
+    def context(self) -> str:
+        return self.told
+
+
+Step = Annotated[Call | Summary | ToolUse | Note | Block | Backtrack, Field(discriminator="kind")]
+
+
+def in_context(steps: Sequence[Step]) -> list[Step]:
+    """The steps that make up a thread's context: paths that it gave up are left out."""
+    kept: list[tuple[int, Step]] = []
+    for index, step in enumerate(steps):
+        if isinstance(step, Backtrack):
+            kept = [(i, before) for i, before in kept if i < step.to]
+        kept.append((index, step))
+    return [step for _, step in kept]
 
 
 class ThreadResult(_Record):

@@ -13,22 +13,24 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "apr_agents"
 
 FLOOR = {"types", "errors"}
-MODELS = FLOOR | {"protocols", "backends"}
+MODELS = FLOOR | {"json_calls", "protocols", "backends"}
 GRAPH = MODELS | {"limits", "trace", "graph"}
 
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
+    "json_calls": {"errors"},
     "limits": {"errors"},
     "protocols": FLOOR,
-    "backends": FLOOR,
+    "backends": FLOOR | {"json_calls"},
     "trace": FLOOR,
     "tasks": FLOOR,
     "engine": {"errors"},
     "graph": MODELS | {"limits", "trace"},
     "strategies": GRAPH,
     "tools": GRAPH,
-    "middleware": GRAPH,
+    "middleware": GRAPH | {"tools"},
+    "bench": GRAPH,
     "evaluation": FLOOR | {"tasks", "trace"},
     "training": GRAPH | {"engine", "tasks"},
     "server": FLOOR | {"engine"},
@@ -41,7 +43,7 @@ AT_THE_TOP = {"cli", "__init__", "__main__"}
 """They may import everything; nothing may import them."""
 
 ONLY_IN = {
-    "langgraph": {"graph", "strategies", "tools", "middleware", "training", "cli"},
+    "langgraph": {"graph", "strategies", "tools", "middleware", "training", "bench", "cli"},
     "torch": {"backends", "engine", "server", "training"},
     "transformers": {"backends", "engine", "server", "training"},
     "typer": {"cli", "training"},

@@ -63,19 +63,23 @@ def test_a_parent_keeps_a_reserve_and_shares_the_rest() -> None:
         max_depth=2, max_total_threads=10, max_total_tokens=1000, timeout=100.0, thread_timeout=60.0
     )
     child = Allowance.of(limits).share(3, limits)
-    assert child == Allowance(depth=1, threads=2, own_tokens=4096, tokens=250, seconds=60.0)
+    assert child == Allowance(
+        depth=1, threads=2, calls=64, own_tokens=4096, tokens=250, seconds=60.0
+    )
     grandchild = child.share(2, limits)
-    assert grandchild == Allowance(depth=0, threads=0, own_tokens=4096, tokens=93, seconds=45.0)
+    assert grandchild == Allowance(
+        depth=0, threads=0, calls=64, own_tokens=4096, tokens=93, seconds=45.0
+    )
     assert grandchild.block_size(limits) == 0
 
 
 def test_spending_never_leaves_less_than_nothing() -> None:
-    allowance = Allowance(depth=1, threads=2, own_tokens=10, tokens=20, seconds=3.0)
+    allowance = Allowance(depth=1, threads=2, calls=5, own_tokens=10, tokens=20, seconds=3.0)
     left = allowance.less(tokens=30, threads=9, seconds=9.0)
-    assert left == Allowance(depth=1, threads=0, own_tokens=10, tokens=0, seconds=0.0)
+    assert left == Allowance(depth=1, threads=0, calls=5, own_tokens=10, tokens=0, seconds=0.0)
     assert left.next_call == 0
     own = allowance.less_own(tokens=4, seconds=1.0)
-    assert own == Allowance(depth=1, threads=2, own_tokens=6, tokens=16, seconds=2.0)
+    assert own == Allowance(depth=1, threads=2, calls=4, own_tokens=6, tokens=16, seconds=2.0)
     assert own.next_call == 6
 
 

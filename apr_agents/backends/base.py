@@ -44,12 +44,32 @@ class Delta(NamedTuple):
     ended: bool = False
 
 
+def approximate_tokens(text: str) -> int:
+    """Tokens in ``text``, at four characters each."""
+    return -(-len(text) // 4)
+
+
+def approximate_tail(text: str, tokens: int) -> str:
+    """The last ``tokens`` tokens of ``text``, at four characters each."""
+    return text[max(0, len(text) - 4 * tokens) :] if tokens > 0 else ""
+
+
 class Backend(ABC):
     """Something that continues text, such as a local model or a completions server."""
 
     name: str
     most_threads: int | None = None
     """The largest thread budget the model was trained to read; ``None`` when any number will do."""
+    context_length: int | None = None
+    """Tokens that a prompt and its continuation may have together, where that is known."""
+
+    def count(self, text: str) -> int:
+        """Tokens in ``text``; a quarter of its characters where the tokenizer is not at hand."""
+        return approximate_tokens(text)
+
+    def tail(self, text: str, tokens: int) -> str:
+        """The end of ``text``, about ``tokens`` tokens long."""
+        return approximate_tail(text, tokens)
 
     @abstractmethod
     def render(self, messages: Sequence[AnyMessage]) -> str:

@@ -1,4 +1,4 @@
-"""The one gate that every model call of an agent passes: concurrency and rate.
+"""The one gate that every model call of an agent passes: concurrency and rates.
 
 It is held during a model call only, never while a thread waits for its children, so
 nested waiting parents cannot deadlock it.
@@ -7,35 +7,179 @@ nested waiting parents cannot deadlock it.
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from asyncio_throttle import Throttler
 
+from apr_agents.errors import InvalidOption
+
+PORTS = {"http": 80, "https": 443}
+
 
 class Gate:
-    """At most ``concurrency`` calls at once and ``rate`` starts per second, in each event loop."""
+    """At most ``concurrency`` calls at once, and rates per second, in each event loop.
 
-    def __init__(self, concurrency: int, rate: float | None = None) -> None:
-        self.concurrency, self.rate = concurrency, rate
-        self._doors: WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, Throttler | None]
-        ] = WeakKeyDictionary()
+    Args:
+        concurrency: calls inside at once.
+        rate: calls started per second, evenly spaced; ``None`` for no bound.
+        tokens_per_second: tokens per second, up to one second's worth at once; ``None``
+            for no bound.
+    """
+
+    def __init__(
+        self, concurrency: int, rate: float | None = None, tokens_per_second: float | None = None
+    ) -> None:
+        if concurrency < 1:
+            raise InvalidOption("concurrency", concurrency, "at least 1")
+        rates = {"requests_per_second": rate, "tokens_per_second": tokens_per_second}
+        for name, value in rates.items():
+            if value is not None and not value > 0:
+                raise InvalidOption(name, value, "a positive number, or None for no bound")
+        self.concurrency, self.rate, self.tokens_per_second = concurrency, rate, tokens_per_second
+        self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, _Door] = WeakKeyDictionary()
+
+    @classmethod
+    def shared(
+        cls,
+        url: str,
+        *,
+        concurrency: int,
+        requests_per_second: float | None = None,
+        tokens_per_second: float | None = None,
+    ) -> Gate:
+        """The gate of the server at ``url``: the same one for every agent of this process.
+
+        Servers are told apart by scheme, host and port. A gate lasts as long as anybody
+        keeps it.
+
+        Raises:
+            InvalidOption: the URL names no server, or its gate has other bounds.
+        """
+        server = _server(url)
+        asked = cls(concurrency, requests_per_second, tokens_per_second)
+        with _sharing:
+            gate = _shared.setdefault(server, asked)
+        for name, value in asked.bounds.items():
+            if value != gate.bounds[name]:
+                first = ", ".join(f"{bound}={value!r}" for bound, value in gate.bounds.items())
+                raise InvalidOption(name, value, f"as the gate of {server} has it: {first}")
+        return gate
+
+    @property
+    def bounds(self) -> dict[str, float | None]:
+        """What it bounds, named as in `shared`."""
+        return {
+            "concurrency": self.concurrency,
+            "requests_per_second": self.rate,
+            "tokens_per_second": self.tokens_per_second,
+        }
 
     @asynccontextmanager
-    async def hold(self) -> AsyncIterator[None]:
-        """Wait for a place, then keep it for as long as the block runs."""
-        semaphore, throttle = self._door()
-        async with semaphore:
-            if throttle is not None:
-                await throttle.acquire()
-            yield
+    async def hold(self, tokens: int = 0) -> AsyncIterator[Held]:
+        """Wait for a place, then keep it for as long as the block runs.
 
-    def _door(self) -> tuple[asyncio.Semaphore, Throttler | None]:
+        Args:
+            tokens: what the call will take, by estimate; correct it with `Held.spent`. One
+                that is larger than a second's worth waits for a full second's.
+        """
+        semaphore, throttle, bucket = self._door()
+        async with semaphore:
+            held = Held(tokens, bucket)
+            if bucket is not None:
+                await bucket.take(tokens)
+            try:
+                # Last, so that calls which waited for tokens do not start all at once.
+                if throttle is not None:
+                    await throttle.acquire()
+            except BaseException:
+                held.spent(0)
+                raise
+            yield held
+
+    def _door(self) -> _Door:
         loop = asyncio.get_running_loop()
         if loop not in self._doors:
-            # One start per interval paces fractional rates too.
-            throttle = Throttler(1, period=1 / self.rate) if self.rate else None
-            self._doors[loop] = asyncio.Semaphore(self.concurrency), throttle
+            self._doors[loop] = _Door(
+                asyncio.Semaphore(self.concurrency),
+                # One start per interval paces fractional rates too.
+                Throttler(1, period=1 / self.rate) if self.rate else None,
+                _Bucket(self.tokens_per_second) if self.tokens_per_second else None,
+            )
         return self._doors[loop]
+
+
+class Held:
+    """A place inside a gate."""
+
+    def __init__(self, tokens: int, bucket: _Bucket | None) -> None:
+        self._counted, self._bucket = tokens, bucket
+
+    def spent(self, tokens: int) -> None:
+        """What the call took, in place of its estimate. May be said again as it grows."""
+        if self._bucket is not None:
+            self._bucket.give_back(self._counted - tokens)
+        self._counted = tokens
+
+
+class _Bucket:
+    """Fills with ``rate`` tokens per second, holds one second's worth, may go below zero."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = self._level = rate
+        self._filled = time.monotonic()
+        self._turn = asyncio.Lock()  # in order of arrival: a large call is not passed for ever
+        self._given_back = asyncio.Event()
+
+    async def take(self, tokens: int) -> None:
+        """Wait until they fit. More than fit at all are owed, and later calls wait for them."""
+        async with self._turn:
+            wanted = min(tokens, self.rate)
+            while (missing := wanted - self._fill()) > 0:
+                self._given_back.clear()
+                try:
+                    async with asyncio.timeout(missing / self.rate):
+                        await self._given_back.wait()
+                except TimeoutError:
+                    pass
+            self._level -= tokens
+
+    def give_back(self, tokens: int) -> None:
+        """Tokens that were taken and not needed; fewer than none takes more."""
+        self._level = min(self._fill() + tokens, self.rate)
+        self._given_back.set()
+
+    def _fill(self) -> float:
+        now = time.monotonic()
+        self._level = min(self._level + (now - self._filled) * self.rate, self.rate)
+        self._filled = now
+        return self._level
+
+
+class _Door(NamedTuple):
+    semaphore: asyncio.Semaphore
+    throttle: Throttler | None
+    bucket: _Bucket | None
+
+
+_sharing = threading.Lock()
+_shared: WeakValueDictionary[str, Gate] = WeakValueDictionary()
+
+
+def _server(url: str) -> str:
+    """Scheme, host and port of a URL, written in one way."""
+    unusable = InvalidOption("url", url, "a URL such as 'http://localhost:8000/v1'")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORTS[parts.scheme]
+    except (ValueError, KeyError) as error:
+        raise unusable from error
+    if not parts.hostname:
+        raise unusable
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"

@@ -76,7 +76,7 @@ class LocalBackend(Backend):
             raise InvalidOption("temperature", temperature, "0 or more")
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
         self.temperature, self.seed, self.most_threads = temperature, seed, most_threads
-        self.context_length: int = getattr(model.config, "max_position_embeddings", 2**31)
+        self.context_length = getattr(model.config, "max_position_embeddings", None)
         ids = model.config.eos_token_id
         ends = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id}
         self._ends: set[int] = ends - {None}
@@ -148,11 +148,21 @@ class LocalBackend(Backend):
         )
         return str(rendered)
 
+    def count(self, text: str) -> int:
+        return len(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def tail(self, text: str, tokens: int) -> str:
+        encoded = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        if len(encoded.ids) <= tokens:
+            return text
+        return text[encoded.offsets[-tokens][0] :] if tokens > 0 else ""
+
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
-        room = self.context_length - len(prompt)
+        longest = self.context_length or 2**31
+        room = longest - len(prompt)
         if room < 1:
-            raise PromptTooLong(len(prompt), self.context_length)
+            raise PromptTooLong(len(prompt), longest)
         stops = self._single_tokens(request.stops)
         limit = min(request.max_tokens, room)
         from tokenizers.decoders import DecodeStream

@@ -98,6 +98,12 @@ class ScriptedBackend(Backend):
     def render(self, messages: Sequence[AnyMessage]) -> str:
         return "\n".join(message.text for message in messages)
 
+    def count(self, text: str) -> int:
+        return len(tokens(text))
+
+    def tail(self, text: str, tokens: int) -> str:
+        return "".join(_TOKENS.findall(text)[-tokens:]) if tokens > 0 else ""
+
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         self.requests.append(request)
         self.in_flight += 1

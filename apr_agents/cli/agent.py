@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from apr_agents.backends.base import Backend
+    from apr_agents.backends.chat import ChatBackend
 
 Strategy = Literal["adaptive", "sequential"]
 Merge = Literal["full", "conclusions", "summary"]
@@ -79,7 +80,7 @@ class LoadedAgent:
     """An agent ready to run, and the model it runs on."""
 
     graph: CompiledStateGraph[Any, Any, Any, Any]
-    backend: Backend
+    backend: Backend | ChatBackend
 
 
 def load(options: AgentOptions, console: Console) -> LoadedAgent:
@@ -93,7 +94,7 @@ def load(options: AgentOptions, console: Console) -> LoadedAgent:
 
         backend = resolve(options.model)
         graph = create_parallel_agent(
-            backend, limits=limits, strategy=options.strategy, merge=options.merge
+            options.model, limits=limits, strategy=options.strategy, merge=options.merge
         )
     return LoadedAgent(graph, backend)
 

@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
+from langchain_core.language_models import BaseChatModel
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as as_tool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
+from pydantic import BaseModel
 
 from apr_agents.backends import resolve
 from apr_agents.backends.base import Backend
+from apr_agents.backends.chat import ChatBackend
 from apr_agents.backends.gate import Gate
 from apr_agents.errors import InvalidOption
+from apr_agents.graph.chat import ChatMind
+from apr_agents.graph.join import JoinPolicy, resolve_join
 from apr_agents.graph.merge import MergePolicy, resolve_merge
-from apr_agents.graph.nodes import LEAVES_TOGETHER, Edge, Node, Nodes
-from apr_agents.graph.runner import Runner
-from apr_agents.graph.state import AgentInput, AgentOutput, AgentState, ThreadInput, ThreadOutput
+from apr_agents.graph.mind import Mind
+from apr_agents.graph.nodes import Edge, Node, Nodes
+from apr_agents.graph.runner import Runner, Scene
+from apr_agents.graph.state import (
+    AgentInput,
+    AgentOutput,
+    AgentState,
+    BlockInput,
+    ThreadInput,
+    ThreadOutput,
+)
+from apr_agents.graph.streams import AgentThreadsTransformer
+from apr_agents.graph.text import TextMind
+from apr_agents.graph.toolbox import Toolbox
 from apr_agents.limits import Limits
 from apr_agents.protocols.base import TextProtocol
 from apr_agents.protocols.threadweaver import ThreadWeaver
+from apr_agents.protocols.tool_calls import ToolCalls
 
 Strategy = Literal["adaptive", "sequential"]
 
 
 def create_parallel_agent(
-    model: str | Backend,
+    model: str | Backend | BaseChatModel,
+    tools: Sequence[BaseTool | Callable[..., Any]] = (),
     *,
-    protocol: TextProtocol | None = None,
+    protocol: TextProtocol | ToolCalls | None = None,
     merge: str | MergePolicy | None = None,
+    join: str | JoinPolicy = "all",
+    parent_lane: bool = False,
+    result: type[BaseModel] | None = None,
     limits: Limits | None = None,
+    gate: Gate | None = None,
     strategy: Strategy = "adaptive",
     system_prompt: str | None = None,
     checkpointer: BaseCheckpointSaver[Any] | None = None,
@@ -44,12 +69,21 @@ def create_parallel_agent(
     async. ``trajectory`` is plain JSON data; read it with ``Trajectory.model_validate``.
 
     Args:
-        model: a `Backend`, or a string: ``"bundled"``, ``"local:DIRECTORY_OR_HUB_ID"``.
-        protocol: how the model says spawn and join; by default ThreadWeaver's tags.
+        model: a LangChain chat model, a `Backend`, or a string: ``"bundled"``,
+            ``"local:DIRECTORY_OR_HUB_ID"``, or what ``init_chat_model`` takes.
+        tools: tools that the model and its threads may call; chat models only.
+        protocol: how the model says spawn and join; by default tool calls for a chat model,
+            ThreadWeaver's tags for one that continues text.
         merge: what the parent sees of its threads: ``"full"``, ``"conclusions"`` (the
-            default), ``"summary"``, or a `MergePolicy`.
+            default), ``"summary"``, ``"count"``, ``"union"``, ``"sum"``, or a `MergePolicy`.
+        join: how many threads a block waits for, where the model does not say: ``"all"``,
+            ``"first_success"``, ``"vote"``, such as ``"2_of_n"``, or a `JoinPolicy`.
+        parent_lane: let the parent go on with a lane of its own while its threads run.
+        result: a schema for what every thread must return; chat models only.
         limits: bounds on a run; exceeding one ends a thread with a status, never a run
             with an exception.
+        gate: bounds model calls over several agents; by default each agent has its own,
+            with the bounds of ``limits``.
         strategy: ``"adaptive"``: the model decides; ``"sequential"``: it may not split.
         system_prompt: put before every conversation.
         checkpointer: makes runs durable; every finished thread is saved.
@@ -66,43 +100,142 @@ def create_parallel_agent(
     limits = limits or Limits()
     if strategy == "sequential":
         limits = replace(limits, max_threads=0)
-    runner = Runner(
-        backend=resolve(model),
-        protocol=protocol or ThreadWeaver(),
-        merge=resolve_merge(merge),
+    runner = create_runner(
+        model,
+        tools,
+        protocol=protocol,
+        merge=merge,
+        join=join,
+        parent_lane=parent_lane,
+        result=result,
         limits=limits,
-        gate=Gate(limits.max_concurrency, limits.requests_per_second),
+        gate=gate,
         system_prompt=system_prompt,
     )
-    # Where finished work is saved, each leaf travels alone, so that it is saved alone.
-    nodes = Nodes(runner, leaves_together=1 if checkpointer else LEAVES_TOGETHER)
+    thinking = _Thinking(runner)
     graph = StateGraph(AgentState, input_schema=AgentInput, output_schema=AgentOutput)
-    graph.add_node("start", Node(nodes.start))
+    graph.add_node("start", thinking.node(thinking.nodes.start))
     graph.add_edge(START, "start")
     graph.add_edge("start", "reason")
-    _add_thinking(graph, nodes, depth=limits.max_depth)
-    return graph.compile(checkpointer=checkpointer, store=store, name=name)
+    thinking.add(graph, depth=limits.max_depth)
+    return graph.compile(
+        checkpointer=checkpointer, store=store, name=name, transformers=[AgentThreadsTransformer]
+    )
 
 
-def _add_thinking(graph: StateGraph[Any, Any, Any, Any], nodes: Nodes, *, depth: int) -> None:
-    """The nodes ``reason``, ``thread`` and ``merge`` of a thread with ``depth`` levels below it."""
-    graph.add_node("reason", Node(nodes.reason))
-    if depth == 0:
-        graph.add_edge("reason", END)
-        return
-    if depth == 1:
-        graph.add_node("thread", Node(nodes.leaves))
-        graph.add_conditional_edges("reason", Edge(nodes.fan_out_leaves), ["thread", END])
-    else:
-        graph.add_node("thread", _thread_graph(nodes, depth=depth - 1))
-        graph.add_conditional_edges("reason", Edge(nodes.fan_out), ["thread", END])
-    graph.add_node("merge", Node(nodes.merge))
-    graph.add_edge("thread", "merge")
-    graph.add_edge("merge", "reason")
+class ThreadOptions(TypedDict, total=False):
+    """How threads run: the options of `create_parallel_agent` that are about threads."""
+
+    protocol: TextProtocol | ToolCalls | None
+    merge: str | MergePolicy | None
+    join: str | JoinPolicy
+    parent_lane: bool
+    result: type[BaseModel] | None
+    limits: Limits | None
+    gate: Gate | None
+    system_prompt: str | None
 
 
-def _thread_graph(nodes: Nodes, *, depth: int) -> CompiledStateGraph[Any, Any, Any, Any]:
-    graph = StateGraph(AgentState, input_schema=ThreadInput, output_schema=ThreadOutput)
-    graph.add_edge(START, "reason")
-    _add_thinking(graph, nodes, depth=depth)
-    return graph.compile(name="thread")
+def create_runner(
+    model: str | Backend | BaseChatModel,
+    tools: Sequence[BaseTool | Callable[..., Any]] = (),
+    **options: Unpack[ThreadOptions],
+) -> Runner:
+    """The live side of an agent; see `create_parallel_agent`."""
+    limits = options.get("limits") or Limits()
+    return Runner(
+        mind=_mind(
+            model,
+            options.get("protocol"),
+            options.get("system_prompt"),
+            tools,
+            options.get("result"),
+        ),
+        merge=resolve_merge(options.get("merge")),
+        join_policy=resolve_join(options.get("join", "all")),
+        limits=limits,
+        gate=options.get("gate") or Gate(limits.max_concurrency, limits.requests_per_second),
+        parent_lane=options.get("parent_lane", False),
+    )
+
+
+def block_graph(runner: Runner) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """One parallel block: a thread and what it asks for in, the thread with its join out."""
+    thinking = _Thinking(runner)
+    graph = StateGraph(AgentState, input_schema=BlockInput, output_schema=ThreadInput)
+    graph.add_node("spawn", thinking.node(thinking.nodes.spawn))
+    graph.add_edge(START, "spawn")
+    waits = thinking.add_waits(graph, depth=runner.limits.max_depth)
+    graph.add_node("merge", thinking.node(thinking.nodes.merge))
+    graph.add_conditional_edges("spawn", Edge(thinking.nodes.fan_out), [*waits, END])
+    for waited in waits:
+        graph.add_edge(waited, "merge")
+    graph.add_edge("merge", END)
+    return graph.compile(name="block")
+
+
+def _mind(
+    model: str | Backend | BaseChatModel,
+    protocol: TextProtocol | ToolCalls | None,
+    system_prompt: str | None,
+    tools: Sequence[BaseTool | Callable[..., Any]],
+    result: type[BaseModel] | None,
+) -> Mind:
+    """The mind that fits a model."""
+    backend = resolve(model)
+    if isinstance(backend, ChatBackend):
+        if isinstance(protocol, TextProtocol):
+            raise InvalidOption("protocol", protocol.name, "'tool_calls' for a chat model")
+        made = [tool if isinstance(tool, BaseTool) else as_tool(tool) for tool in tools]
+        return ChatMind(backend, protocol or ToolCalls(), system_prompt, made, result)
+    if isinstance(protocol, ToolCalls):
+        raise InvalidOption("protocol", protocol.name, "one for a model that continues text")
+    for option, given in (("tools", tools), ("result", result)):
+        if given:
+            raise InvalidOption(option, given, "left out for a model that continues text")
+    return TextMind(backend, protocol or ThreadWeaver(), system_prompt)
+
+
+class _Thinking:
+    """The nodes around one runner, and the graphs made of them."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.nodes = runner, Nodes(runner)
+        mind = runner.mind
+        self.toolbox = Toolbox(mind) if isinstance(mind, ChatMind) and mind.tools else None
+
+    def node(self, act: Callable[[Any, Scene], Awaitable[Any]]) -> Node:
+        return Node(act, self.toolbox)
+
+    def add(self, graph: StateGraph[Any, Any, Any, Any], *, depth: int) -> None:
+        """``reason``, what it may wait for, and ``merge``; ``depth`` levels of threads below."""
+        graph.add_node("reason", self.node(self.nodes.reason))
+        waits = self.add_waits(graph, depth=depth)
+        if not waits:
+            graph.add_edge("reason", END)
+            return
+        graph.add_conditional_edges("reason", Edge(self.nodes.fan_out), [*waits, END])
+        graph.add_node("merge", self.node(self.nodes.merge))
+        for waited in waits:
+            graph.add_edge(waited, "merge")
+        graph.add_edge("merge", "reason")
+
+    def add_waits(self, graph: StateGraph[Any, Any, Any, Any], *, depth: int) -> list[str]:
+        """The nodes that a thread may wait for, ``depth`` levels of threads below it."""
+        waits = []
+        if depth > 0:
+            graph.add_node("threads", self.node(self.nodes.threads))
+            waits.append("threads")
+        if depth > 0 and (depth > 1 or self.toolbox):
+            graph.add_node("thread", self._thread(depth=depth - 1))
+            waits.append("thread")
+        if self.toolbox:
+            graph.add_node("tool", self.node(self.nodes.tool))
+            waits.append("tool")
+        return waits
+
+    def _thread(self, *, depth: int) -> CompiledStateGraph[Any, Any, Any, Any]:
+        graph = StateGraph(AgentState, input_schema=ThreadInput, output_schema=ThreadOutput)
+        graph.add_edge(START, "reason")
+        self.add(graph, depth=depth)
+        return graph.compile(name="thread")

@@ -2,46 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import cache
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.config import get_stream_writer
 from langgraph.types import Overwrite, Send
+from pydantic import TypeAdapter
 
-from apr_agents.graph.runner import Runner
+from apr_agents.backends.loop import run_in_background
+from apr_agents.graph.journal import Journal, checkpointer_of
+from apr_agents.graph.runner import Runner, Scene
 from apr_agents.graph.state import Thread
-from apr_agents.trace.events import Emit
-from apr_agents.types import ThreadResult
+from apr_agents.graph.toolbox import Toolbox
+from apr_agents.protocols.base import Spawn
+from apr_agents.types import ThreadResult, ToolCall, ToolUse
 
-T = TypeVar("T")
+SPAWN = TypeAdapter(Spawn)
+
 State: TypeAlias = Any
 """Plain data, shaped as graph/state.py says."""
-
-LEAVES_TOGETHER = 32
-"""Leaves that travel in one ``Send`` where nothing is checkpointed."""
 
 
 class Node(Runnable[State, State]):
     """A node over one coroutine function; sync graphs run it on a background event loop."""
 
-    def __init__(self, act: Callable[[State, Emit], Awaitable[State]]) -> None:
-        self.act = act
+    def __init__(self, act: Callable[[State, Scene], Awaitable[State]], toolbox: Toolbox | None):
+        self.act, self.toolbox = act, toolbox
 
     async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> State:
-        return await self.act(input, get_stream_writer())
+        return await self.act(input, self._scene(config))
 
     def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> State:
-        emit = get_stream_writer()
+        scene = self._scene(config)
 
         async def act() -> State:
-            return await self.act(input, emit)
+            return await self.act(input, scene)
 
         return run_in_background(act())
+
+    def _scene(self, config: RunnableConfig | None) -> Scene:
+        async def use(thread: Thread, call: ToolCall) -> ToolUse:
+            assert self.toolbox is not None
+            return await self.toolbox.use(
+                thread, call, config, durable=checkpointer_of(config) is not None
+            )
+
+        return Scene(get_stream_writer(), config, use)
 
 
 class Edge(Runnable[State, Any]):
@@ -49,95 +57,92 @@ class Edge(Runnable[State, Any]):
 
     name = "fan_out"
 
-    def __init__(self, choose: Callable[[State], list[Send] | str]) -> None:
+    def __init__(self, choose: Callable[[State, bool], list[Send] | str]) -> None:
         self.choose = choose
 
     def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> Any:
-        return self.choose(input)
+        return self.choose(input, checkpointer_of(config) is not None)
 
     async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> Any:
-        return self.choose(input)
-
-
-@cache
-def _background_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="apr-agents", daemon=True).start()
-    return loop
-
-
-def run_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run ``coroutine`` on the event loop that all sync callers of this process share."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, _background_loop())
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
+        return self.choose(input, checkpointer_of(config) is not None)
 
 
 class Nodes:
     """What the nodes do, around one `Runner`."""
 
-    def __init__(self, runner: Runner, *, leaves_together: int) -> None:
-        self.runner, self.leaves_together = runner, leaves_together
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
 
-    async def start(self, state: State, emit: Emit) -> State:
+    async def start(self, state: State, scene: Scene) -> State:
         """Messages in; a fresh root thread out."""
         thread = self.runner.start(state["messages"])
-        return {"thread": thread.model_dump(), "results": Overwrite([])}
+        return {"thread": thread.model_dump(), "results": Overwrite([]), "uses": Overwrite([])}
 
-    async def reason(self, state: State, emit: Emit) -> State:
-        """Think until there is a block to fan out or the thread has ended."""
+    async def reason(self, state: State, scene: Scene) -> State:
+        """Think until there is something to wait for or the thread has ended."""
         thread = Thread.model_validate(state["thread"])
-        await self.runner.reason(thread, emit)
+        await self.runner.reason(thread, scene)
         update: State = {"thread": thread.model_dump()}
         if thread.status is None:
             return update
         if not thread.is_root:
-            return update | {"results": Overwrite([self.runner.result(thread, emit).model_dump()])}
-        trajectory = self.runner.trajectory(thread, emit)
+            result = self.runner.result(thread, scene.emit)
+            return update | {"results": Overwrite([result.model_dump()])}
+        trajectory = self.runner.trajectory(thread, scene.emit)
         message = AIMessage(
             trajectory.answer or "",
             response_metadata={"status": thread.status, "reason": thread.reason},
         )
         return update | {"messages": [message], "trajectory": trajectory.to_dict()}
 
-    async def leaves(self, state: State, emit: Emit) -> State:
-        """Threads that cannot spawn, each from its outline to its result, all at once."""
+    async def spawn(self, state: State, scene: Scene) -> State:
+        """A block that the thread was told to ask for."""
+        thread = Thread.model_validate(state["thread"])
+        self.runner.spawn(thread, SPAWN.validate_python(state["spawn"]), scene.emit)
+        return {"thread": thread.model_dump()}
 
-        async def live(data: State) -> State:
-            thread = Thread.model_validate(data)
-            await self.runner.reason(thread, emit)
-            return self.runner.result(thread, emit).model_dump()
+    async def threads(self, state: State, scene: Scene) -> State:
+        """Whole lives of threads, all at once; where the run is saved, each as it ends."""
+        threads = [Thread.model_validate(thread) for thread in state["threads"]]
+        saver = checkpointer_of(scene.config)
+        if saver is None or scene.config is None:
+            results = await self.runner.live_all(threads, scene)
+        else:
+            journal = await Journal.open(saver, scene.config)
+            results = await self.runner.live_all(
+                threads, scene, earlier=journal.finished, keep=journal.add
+            )
+            await journal.close()
+        return {"results": [result.model_dump() for result in results]}
 
-        return {"results": list(await asyncio.gather(*map(live, state["threads"])))}
+    async def tool(self, state: State, scene: Scene) -> State:
+        """One tool call of a thread."""
+        thread = Thread.model_validate(state["thread"])
+        use = await self.runner.use(thread, ToolCall(*state["call"]), scene)
+        return {"uses": [use.model_dump()]}
 
-    async def merge(self, state: State, emit: Emit) -> State:
+    async def merge(self, state: State, scene: Scene) -> State:
         """Results in, in any order; the parent thread goes on with a short context."""
         thread = Thread.model_validate(state["thread"])
         results = [ThreadResult.model_validate(result) for result in state["results"]]
-        self.runner.join(thread, results, emit)
-        return {"thread": thread.model_dump(), "results": Overwrite([])}
+        uses = [ToolUse.model_validate(use) for use in state["uses"]]
+        await self.runner.join(thread, results, uses, scene)
+        return {"thread": thread.model_dump(), "results": Overwrite([]), "uses": Overwrite([])}
 
-    def fan_out(self, state: State) -> list[Send] | str:
-        """One ``Send`` for each outline of the block; no block: the thread has ended."""
-        children = self._children(state)
-        return [Send("thread", {"thread": child}) for child in children] or "__end__"
+    def fan_out(self, state: State, saved: bool) -> list[Send] | str:
+        """Threads and tool calls at once; nothing to wait for: the thread has ended.
 
-    def fan_out_leaves(self, state: State) -> list[Send] | str:
-        """The same for leaves, which may travel together."""
-        children = self._children(state)
-        return [
-            Send("thread", {"threads": batch}) for batch in _batches(children, self.leaves_together)
-        ] or "__end__"
-
-    def _children(self, state: State) -> list[State]:
+        Threads share one node, because a LangGraph task costs more than a short thread's own
+        bookkeeping. Only where the run is saved, a thread that may spawn or call tools is a
+        graph of its own: then its steps are saved one by one, and its tools may interrupt.
+        """
         thread = Thread.model_validate(state["thread"])
         if thread.status is not None:
-            return []
-        return [child.model_dump() for child in self.runner.children(thread)]
-
-
-def _batches(items: Sequence[State], size: int) -> list[Sequence[State]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+            return "__end__"
+        calls = [Send("tool", {"thread": state["thread"], "call": call}) for call in thread.uses]
+        children = [child.model_dump() for child in self.runner.children(thread)]
+        if saved and not self.runner.are_leaves(thread):
+            alone = [Send("thread", {"thread": child}) for child in children]
+            return [*calls, *alone] or "__end__"
+        together = [Send("threads", {"threads": children})] if children else []
+        return [*calls, *together] or "__end__"

@@ -1,50 +1,89 @@
 """One thread at work: call the model until its protocol reads a decision.
 
-Knows a backend, a protocol and the limits; never LangGraph.
+Knows a mind, the policies and the limits; never LangGraph.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AnyMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import merge_configs
 
-from apr_agents.backends.base import Backend, Request
+from apr_agents.backends.base import Delta
 from apr_agents.backends.gate import Gate
-from apr_agents.errors import EmptyQuestion
-from apr_agents.graph.merge import MergePolicy, show
-from apr_agents.graph.state import Thread
+from apr_agents.errors import EmptyQuestion, InvalidOption
+from apr_agents.graph.join import NOT_NEEDED, JoinPolicy, Races, resolve_join
+from apr_agents.graph.merge import LEAST, MergePolicy, fit, is_lane, show
+from apr_agents.graph.mind import Mind, Output, Turn, as_text
+from apr_agents.graph.state import Race, Thread
 from apr_agents.limits import Allowance, Limits
-from apr_agents.protocols.base import Decision, Ended, Malformed, Shown, Spawn, TextProtocol
+from apr_agents.protocols.base import (
+    Cut,
+    Decision,
+    Discard,
+    Ended,
+    Malformed,
+    Shown,
+    Spawn,
+    Use,
+)
 from apr_agents.trace.events import Emit
 from apr_agents.trace.trajectory import Trajectory
-from apr_agents.types import Block, Call, Note, Outline, Summary, ThreadResult, ThreadStatus
+from apr_agents.types import (
+    Backtrack,
+    Block,
+    Call,
+    Note,
+    Summary,
+    ThreadResult,
+    ThreadStatus,
+    ToolCall,
+    ToolUse,
+)
+
+Failure = tuple[ThreadStatus, str]
+
+STARTED_TOGETHER = 16
+"""Threads that start in one turn of the event loop, so that a wide block does not block it."""
 
 
-@dataclass
-class _Output:
-    """What one model call has given so far."""
+@dataclass(frozen=True)
+class Scene:
+    """What surrounds a thread while it works: where its events go, what its calls inherit.
 
-    text: str = ""
-    tokens: int = 0
-    prompt_tokens: int = 0
-    ended: bool = False
+    Attributes:
+        emit: takes the run's events.
+        config: LangChain's configuration of the model and tool calls.
+        use: makes a tool call of the thread.
+    """
+
+    emit: Emit
+    config: RunnableConfig | None = None
+    use: Callable[[Thread, ToolCall], Awaitable[ToolUse]] | None = None
 
 
 @dataclass(frozen=True)
 class Runner:
-    """The live side of an agent: what its threads need to think."""
+    """The live side of an agent: what its threads need to think.
 
-    backend: Backend
-    protocol: TextProtocol
+    Attributes:
+        parent_lane: whether a parent goes on with a lane of its own while its threads run.
+    """
+
+    mind: Mind
     merge: MergePolicy
+    join_policy: JoinPolicy
     limits: Limits
     gate: Gate
-    system_prompt: str | None = None
+    parent_lane: bool = False
+    races: Races = field(default_factory=Races)
 
     @property
     def budget(self) -> int:
@@ -53,7 +92,7 @@ class Runner:
 
     def _budget(self, allowance: Allowance) -> int:
         allowed = allowance.block_size(self.limits)
-        most = self.backend.most_threads
+        most = self.mind.backend.most_threads
         return allowed if most is None else min(allowed, most)
 
     # --- the life of a thread ------------------------------------------------
@@ -63,56 +102,165 @@ class Runner:
         if not any(message.text.strip() for message in messages):
             raise EmptyQuestion
         allowance = Allowance.of(self.limits)
-        return Thread(base=self._prompt(messages, allowance), allowance=allowance)
+        base = self.mind.begin(messages, self._budget(allowance))
+        return Thread(run=uuid.uuid4().hex, base=base, allowance=allowance)
 
-    async def reason(self, thread: Thread, emit: Emit) -> None:
-        """Let ``thread`` think until it waits for threads or has ended.
+    async def reason(self, thread: Thread, scene: Scene) -> None:
+        """Let ``thread`` think until it waits for threads or tools, or has ended.
 
         Raises:
             Exception: the root's model call failed. Any other thread ends as ``failed``.
         """
         if not thread.steps:
             outline = thread.outline.text if thread.outline else ""
-            emit({"type": "started", "id": thread.id, "text": outline})
-        while thread.status is None and not thread.outlines:
-            await self._think(thread, emit)
-        if thread.status is not None and not thread.is_root:
-            await self._summarize(thread, emit)
+            scene.emit({"type": "started", "id": thread.id, "text": outline})
+        while thread.status is None and not thread.waits:
+            await self._think(thread, scene)
+        if thread.status == "done" and not thread.is_root:
+            await self._summarize(thread, scene)
+
+    async def live(self, thread: Thread, scene: Scene) -> ThreadResult:
+        """The whole life of a thread and of all below it, in this coroutine."""
+        while True:
+            await self.reason(thread, scene)
+            if thread.status is not None:
+                return self.result(thread, scene.emit)
+            results, uses = await asyncio.gather(
+                self.live_all(self.children(thread), scene), self.use_all(thread, scene)
+            )
+            await self.join(thread, results, uses, scene)
+
+    async def live_all(
+        self,
+        threads: Sequence[Thread],
+        scene: Scene,
+        *,
+        earlier: Sequence[ThreadResult] = (),
+        keep: Callable[[ThreadResult], None] = lambda result: None,
+    ) -> list[ThreadResult]:
+        """Several lives at once.
+
+        Args:
+            earlier: results from before a restart; their threads do not run again.
+            keep: gets each new result as soon as it is there.
+        """
+        results = {result.id: result for result in earlier}
+
+        async def live(thread: Thread) -> None:
+            results[thread.id] = await self.live(thread, scene)
+            keep(results[thread.id])
+
+        for thread in threads:
+            if thread.id in results:
+                self._finish(thread, results[thread.id])
+        async with asyncio.TaskGroup() as group:
+            for number, thread in enumerate(threads, start=1):
+                if thread.id not in results:
+                    group.create_task(live(thread))
+                if number % STARTED_TOGETHER == 0:
+                    await asyncio.sleep(0)
+        return [results[thread.id] for thread in threads]
+
+    async def use_all(self, thread: Thread, scene: Scene) -> list[ToolUse]:
+        """All the tool calls that ``thread`` waits for, at once."""
+        return await asyncio.gather(*(self.use(thread, call, scene) for call in thread.uses))
+
+    async def use(self, thread: Thread, call: ToolCall, scene: Scene) -> ToolUse:
+        """One tool call of ``thread``, within its time."""
+        assert scene.use is not None
+        scene.emit({"type": "tool", "id": thread.id, "text": f"{call.name}({call.args})"})
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(thread.allowance.seconds) as deadline:
+                with self.races.running(thread, deadline):
+                    return await scene.use(thread, call)
+        except TimeoutError:
+            text = f"It did not return within {thread.allowance.seconds:.3g} s."
+            seconds = time.monotonic() - started
+            return ToolUse(call=call, text=text, failed=True, seconds=seconds)
+
+    def spawn(self, thread: Thread, spawn: Spawn, emit: Emit) -> None:
+        """Have ``thread`` wait for a block, as far as the limits allow."""
+        outlines = spawn.outlines
+        allowed = thread.allowance.block_size(self.limits)
+        if thread.allowance.share(max(1, min(allowed, len(outlines))), self.limits).next_call < 1:
+            allowed = 0
+        if not allowed:
+            why = f"{len(outlines)} threads asked for, none allowed"
+            told = self.mind.says.decline()
+            note = Note(event="declined", why=why, told=told, answers=spawn.answers)
+            thread.steps.append(note)
+            return emit({"type": "declined", "id": thread.id, "text": why})
+        thread.outlines, thread.left_out = outlines[:allowed], outlines[allowed:]
+        if self.parent_lane:
+            thread.outlines = [*thread.outlines, self.mind.says.lane()]
+        thread.policy, thread.answers = self._policy(spawn.join).name, spawn.answers
+        emit({"type": "spawned", "id": thread.id, "threads": thread.child_ids})
 
     def children(self, thread: Thread) -> list[Thread]:
         """The threads of the block that ``thread`` waits for."""
+        if not thread.outlines:
+            return []
         allowance = thread.allowance.share(len(thread.outlines), self.limits)
+        budget = self._budget(allowance)
+        race = Race(thread.policy, len(thread.outlines))
         return [
             Thread(
+                run=thread.run,
                 id=child_id,
                 outline=outline,
-                base=self._base(thread, outline, allowance),
+                race=race,
+                base=self.mind.enter(thread, outline, budget),
                 allowance=allowance,
             )
             for child_id, outline in zip(thread.child_ids, thread.outlines, strict=True)
         ]
 
-    def join(self, thread: Thread, results: Sequence[ThreadResult], emit: Emit) -> None:
-        """Give ``thread`` the results of its block, in outline order whatever finished first."""
+    def are_leaves(self, thread: Thread) -> bool:
+        """Whether the threads that ``thread`` waits for can neither spawn nor call tools."""
+        return thread.allowance.depth <= 1 and not self.mind.tools
+
+    async def join(
+        self,
+        thread: Thread,
+        results: Sequence[ThreadResult],
+        uses: Sequence[ToolUse],
+        scene: Scene,
+    ) -> None:
+        """Give ``thread`` what it waited for, in its own order whatever finished first."""
+        by_id = {use.call.id: use for use in uses}
+        thread.steps += [by_id[call.id] for call in thread.uses]
+        if thread.outlines:
+            await self._join_block(thread, results, scene)
+        # Threads and tools ran at the same time.
+        waited = max([result.seconds for result in results] + [use.seconds for use in uses])
+        thread.seconds += waited
+        thread.allowance = thread.allowance.less(seconds=waited)
+        thread.uses = []
+
+    async def _join_block(
+        self, thread: Thread, results: Sequence[ThreadResult], scene: Scene
+    ) -> None:
         by_id = {result.id: result for result in results}
         ordered = [by_id[child_id] for child_id in thread.child_ids]
-        shown = [show(self.merge, result) for result in ordered]
-        if thread.left_out:
-            count, limit = len(thread.left_out), len(thread.outlines)
-            why = f"(not started: no more than {limit} threads were allowed; {count} left out)"
-            shown.append(Shown(thread.left_out[0].number, why))
-        joined = self.protocol.join(shown)
-        thread.steps.append(Block(threads=ordered, left_out=thread.left_out, joined=joined))
-        longest = max(result.seconds for result in ordered)
-        thread.seconds += longest
         thread.allowance = thread.allowance.less(
             tokens=sum(result.tokens for result in ordered),
-            threads=sum(1 for result in ordered for _ in result.walk()),
-            seconds=longest,
+            threads=sum(sum(1 for _ in result.walk()) for result in ordered if not is_lane(result)),
+        )
+        joined = await self._joined(thread, ordered, scene)
+        thread.steps.append(
+            Block(
+                threads=ordered,
+                left_out=thread.left_out,
+                policy=thread.policy,
+                joined=joined,
+                answers=thread.answers,
+            )
         )
         thread.children += len(ordered)
-        thread.outlines, thread.left_out = [], []
-        emit({"type": "merged", "id": thread.id, "text": joined})
+        thread.outlines, thread.left_out, thread.answers = [], [], None
+        self.races.joined(thread)
+        scene.emit({"type": "merged", "id": thread.id, "text": joined})
 
     def result(self, thread: Thread, emit: Emit) -> ThreadResult:
         """The record of a thread that has ended."""
@@ -132,6 +280,7 @@ class Runner:
             seconds=thread.seconds,
             steps=thread.steps,
         )
+        self._finish(thread, result)
         emit(
             {
                 "type": "finished",
@@ -143,14 +292,19 @@ class Runner:
         )
         return result
 
+    def _finish(self, thread: Thread, result: ThreadResult) -> None:
+        if thread.race is not None:
+            policy = self._policy(thread.race.policy)
+            self.races.finished(thread.run, result, policy, thread.race.threads)
+
     def trajectory(self, thread: Thread, emit: Emit) -> Trajectory:
         """The record of a run whose root has ended."""
         result = self.result(thread, emit)
         return Trajectory(
-            question=thread.base,
-            answer=self._answer(thread),
-            model=self.backend.name,
-            protocol=self.protocol.name,
+            question=as_text(thread.base),
+            answer=self.mind.answer(thread),
+            model=self.mind.backend.name,
+            protocol=self.mind.says.name,
             merge=self.merge.name,
             budget=self.budget,
             root=result,
@@ -158,120 +312,104 @@ class Runner:
 
     # --- one model call --------------------------------------------------------
 
-    async def _think(self, thread: Thread, emit: Emit) -> None:
+    async def _think(self, thread: Thread, scene: Scene) -> None:
         """One model call and what follows from it."""
-        parser = self.protocol.parser(thread=not thread.is_root, written=_written(thread))
-        decisions: list[Decision] = []
-
-        def hear(text: str) -> bool:
-            decision = parser.feed(text)
-            if decision is not None:
-                decisions.append(decision)
-            return decision is not None
-
         limit = thread.allowance.next_call
         if limit < 1:
-            return _end(thread, "over_budget", "no tokens left")
-        output, failure = await self._call(
-            thread, thread.context, limit, self.protocol.stops, hear, emit
-        )
-        if output.ended and not decisions:
-            decisions.append(parser.finish())
-        decision = decisions[0] if decisions else None
-        closing = self.protocol.close(decision, parser.text) if decision else ""
-        thread.steps.append(
-            Call(
-                text=parser.text,
-                tokens=output.tokens,
-                prompt_tokens=output.prompt_tokens,
-                closing=closing,
-            )
-        )
+            what = "tokens" if thread.allowance.calls > 0 else "model calls"
+            return _end(thread, "over_budget", f"no {what} left")
+        turn = self.mind.turn(thread, limit, self._budget(thread.allowance))
+        output, failure = await self._call(thread, turn, scene)
+        call, decisions = turn.read(output)
+        thread.steps.append(call)
         if failure is None and not (output.tokens or output.ended):
             failure = ("failed", "the backend generated nothing")
         if failure is not None:
             return _end(thread, *failure)
-        if isinstance(decision, Spawn):
-            return self._spawn(thread, decision.outlines, emit)
-        if isinstance(decision, Malformed):
-            emit({"type": "malformed", "id": thread.id, "text": decision.why})
-            thread.steps.append(Note(event="malformed", why=decision.why))
-        if isinstance(decision, Ended) or output.ended:
-            return _end(thread, "done")
-        stopped = parser.text.endswith(self.protocol.stops)
-        if decision is None and not stopped:
-            spent = output.tokens >= limit
-            why = f"its {limit} tokens ran out" if spent else "the model's context is full"
-            _end(thread, "over_budget", why)
+        for decision in decisions:
+            self._follow(thread, decision, scene.emit)
 
-    def _spawn(self, thread: Thread, outlines: list[Outline], emit: Emit) -> None:
-        allowed = thread.allowance.block_size(self.limits)
-        if thread.allowance.share(max(1, min(allowed, len(outlines))), self.limits).next_call < 1:
-            allowed = 0
-        if not allowed:
-            why = f"{len(outlines)} threads asked for, none allowed"
-            thread.steps.append(Note(event="declined", why=why, told=self.protocol.decline()))
-            return emit({"type": "declined", "id": thread.id, "text": why})
-        thread.outlines, thread.left_out = outlines[:allowed], outlines[allowed:]
-        emit({"type": "spawned", "id": thread.id, "threads": thread.child_ids})
+    def _follow(self, thread: Thread, decision: Decision, emit: Emit) -> None:
+        """Do what the model decided, as far as the limits allow."""
+        match decision:
+            case Spawn():
+                self.spawn(thread, decision, emit)
+            case Use(call):
+                thread.uses = [*thread.uses, call]
+            case Discard(tried):
+                self._backtrack(thread, tried, emit)
+            case Malformed(why, told, answers, fatal):
+                emit({"type": "malformed", "id": thread.id, "text": why})
+                note = Note(event="malformed", why=why, told=told, answers=answers)
+                thread.steps.append(note)
+                if fatal:
+                    _end(thread, "failed", why)
+            case Cut(why):
+                _end(thread, "over_budget", why)
+            case Ended(conclusion):
+                thread.concluded = conclusion
+                _end(thread, "done")
 
-    async def _summarize(self, thread: Thread, emit: Emit) -> None:
+    def _backtrack(self, thread: Thread, tried: str, emit: Emit) -> None:
+        to = thread.latest_block
+        if to is None:
+            why = "there is no block to give up"
+            thread.steps.append(Note(event="malformed", why=why))
+            return emit({"type": "malformed", "id": thread.id, "text": why})
+        told = self.mind.says.backtrack(tried)
+        thread.steps.append(Backtrack(to=to, tried=tried, told=told))
+        emit({"type": "backtracked", "id": thread.id, "text": tried})
+
+    def _policy(self, name: str | None) -> JoinPolicy:
+        if name is None or name == self.join_policy.name:
+            return self.join_policy
+        try:
+            return resolve_join(name)
+        except InvalidOption:
+            return self.join_policy
+
+    async def _summarize(self, thread: Thread, scene: Scene) -> None:
         """Have the model sum up a finished thread, where the merge policy wants that."""
-        stop, wanted = self.protocol.summary_stop, self.merge.summary_tokens
-        limit = min(wanted or 0, thread.allowance.next_call)
-        if thread.status != "done" or limit < 1:
+        limit = min(self.merge.summary_tokens or 0, thread.allowance.next_call)
+        if limit < 1 or thread.concluded is not None:
             return
-        heard: list[str] = []
+        await self._sum_up(thread, self.mind.summary(thread, limit), scene)
 
-        def hear(text: str) -> bool:
-            heard.append(text)
-            return stop in "".join(heard)
-
-        prompt = thread.context + self.protocol.summary_opening
-        output, failure = await self._call(thread, prompt, limit, (stop,), hear, emit)
-        text = output.text.partition(stop)[0].strip() if failure is None else ""
+    async def _sum_up(self, thread: Thread, turn: Turn, scene: Scene) -> str:
+        output, failure = await self._call(thread, turn, scene)
+        call, _ = turn.read(output)
+        text = call.text if failure is None else ""
         if output.tokens:
-            thread.steps.append(
-                Summary(text=text, tokens=output.tokens, prompt_tokens=output.prompt_tokens)
-            )
+            summary = Summary(text=text, tokens=call.tokens, prompt_tokens=call.prompt_tokens)
+            thread.steps.append(summary)
+        return text
 
     async def _call(
-        self,
-        thread: Thread,
-        prompt: str,
-        max_tokens: int,
-        stops: tuple[str, ...],
-        hear: Callable[[str], bool],
-        emit: Emit,
-    ) -> tuple[_Output, tuple[ThreadStatus, str] | None]:
-        """Generate until ``hear`` has heard enough; what came, and why it broke off if it did."""
-        request = Request(
-            prompt=prompt,
-            max_tokens=max_tokens,
-            stops=stops,
-            key=f"{thread.id}/{len(thread.steps)}",
-        )
-        output = _Output()
-        failure: tuple[ThreadStatus, str] | None = None
+        self, thread: Thread, turn: Turn, scene: Scene
+    ) -> tuple[Output, Failure | None]:
+        """Generate; what came, and why it broke off if it did."""
+        output = Output()
+        failure: Failure | None = None
         started = time.monotonic()
+        estimate = turn.estimate() if self.gate.tokens_per_second else 0
+        config = merge_configs(scene.config, {"metadata": {"apr_thread": thread.id}})
         try:
-            async with (
-                asyncio.timeout(thread.allowance.seconds) as deadline,
-                self.gate.hold(),
-                aclosing(self.backend.stream(request)) as deltas,
-            ):
-                async for text, tokens, prompt_tokens, ended in deltas:
-                    output.text += text
-                    output.tokens += tokens
-                    output.prompt_tokens += prompt_tokens
-                    output.ended = ended
-                    if tokens:
-                        emit({"type": "token", "id": thread.id, "text": text, "tokens": tokens})
-                    if hear(text):
-                        break
+            async with asyncio.timeout(thread.allowance.seconds) as deadline:
+                with self.races.running(thread, deadline):
+                    if self.races.lost(thread.run, thread.id):
+                        deadline.reschedule(0)
+                    async with (
+                        self.gate.hold(estimate) as held,
+                        aclosing(turn.stream(config)) as deltas,
+                    ):
+                        await _hear(deltas, output, thread.id, scene.emit)
+                        held.spent(output.prompt_tokens + output.tokens)
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
-                failure = ("timed_out", f"it took longer than {thread.allowance.seconds:.3g} s")
+                if self.races.lost(thread.run, thread.id):
+                    failure = ("cancelled", NOT_NEEDED)
+                else:
+                    failure = ("timed_out", f"it took longer than {thread.allowance.seconds:.3g} s")
             elif thread.is_root:
                 raise
             else:
@@ -283,32 +421,68 @@ class Runner:
 
     # --- texts -----------------------------------------------------------------
 
-    def _prompt(self, messages: Sequence[AnyMessage], allowance: Allowance) -> str:
-        prepared = self.protocol.prepare(messages, self._budget(allowance))
-        if self.system_prompt:
-            prepared = [SystemMessage(self.system_prompt), *prepared]
-        prompt = self.backend.render(prepared) + self.protocol.opening()
-        # A broken byte reaches Python as half a surrogate pair, which no file or model can take.
-        return prompt.encode("utf-8", "replace").decode("utf-8")
+    async def _joined(self, thread: Thread, results: list[ThreadResult], scene: Scene) -> str:
+        """What ``thread`` reads of its block, in no more than its join may take."""
+        verdict = self._policy(thread.policy).verdict(results)
+        shown = show(self.merge, results, verdict)
+        if thread.left_out:
+            count, limit = len(thread.left_out), len(thread.outlines)
+            why = f"(not started: no more than {limit} threads were allowed; {count} left out)"
+            shown.append(Shown(thread.left_out[0].number, why))
+        room = self._room(thread)
+        if self.merge.summary_tokens is not None:
+            shown = await self._digested(thread, shown, room, scene)
+        says, backend = self.mind.says, self.mind.backend
+        return fit(shown, room, join=says.join, count=backend.count, tail=backend.tail)
 
-    def _base(self, parent: Thread, outline: Outline, allowance: Allowance) -> str:
-        isolated = self.protocol.visibility == "isolated"
-        asked = [HumanMessage(outline.text)]
-        context = self._prompt(asked, allowance) if isolated else parent.context
-        return context + self.protocol.thread_header(outline)
+    async def _digested(
+        self, thread: Thread, shown: list[Shown], room: int, scene: Scene
+    ) -> list[Shown]:
+        """Groups of texts summed up, level by level, until each that is left has enough room."""
+        wanted = self.merge.summary_tokens or LEAST
+        count = self.mind.backend.count
+        while len(shown) > 1 and sum(count(one.text) for one in shown) > room:
+            groups = max(1, min(room // (2 * wanted), len(shown) // 2))
+            size = -(-len(shown) // groups)
+            digests = []
+            for first in range(0, len(shown), size):
+                group = shown[first : first + size]
+                limit = min(wanted, thread.allowance.next_call)
+                if limit < 1:
+                    return shown
+                texts = [f"[{one.id or one.number}] {one.text}" for one in group]
+                text = await self._sum_up(thread, self.mind.digest(thread, texts, limit), scene)
+                if not text:
+                    return shown
+                digests.append(Shown(f"{group[0].number}-{group[-1].number}", text))
+            shown = digests
+        return shown
+
+    def _room(self, thread: Thread) -> int:
+        """Tokens that a join may add: half of what the model's context has left at most."""
+        calls = [step for step in thread.steps if isinstance(step, Call)]
+        longest = self.mind.backend.context_length
+        if longest is None or not calls:
+            return self.limits.max_join_tokens
+        left = longest - calls[-1].prompt_tokens - calls[-1].tokens
+        return max(1, min(self.limits.max_join_tokens, left // 2))
 
     def _conclusion(self, thread: Thread) -> str:
         if thread.is_root:
-            return self._answer(thread) or ""
-        return self.protocol.conclusion(thread.text)
-
-    def _answer(self, thread: Thread) -> str | None:
-        return self.protocol.answer(_written(thread), complete=thread.status == "done")
+            return self.mind.answer(thread) or ""
+        return self.mind.conclusion(thread)
 
 
-def _written(thread: Thread) -> str:
-    """What the model itself wrote in a thread: neither joins nor notes."""
-    return "".join(step.text for step in thread.steps if isinstance(step, Call))
+async def _hear(
+    deltas: AsyncGenerator[Delta, None], output: Output, thread_id: str, emit: Emit
+) -> None:
+    async for text, tokens, prompt_tokens, ended in deltas:
+        output.text += text
+        output.tokens += tokens
+        output.prompt_tokens += prompt_tokens
+        output.ended = ended
+        if text:
+            emit({"type": "token", "id": thread_id, "text": text, "tokens": tokens})
 
 
 def _end(thread: Thread, status: ThreadStatus, reason: str | None = None) -> None:

@@ -3,42 +3,69 @@
 from __future__ import annotations
 
 import operator
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel
 
 from apr_agents.limits import Allowance
-from apr_agents.types import Outline, Step, ThreadStatus
+from apr_agents.types import (
+    Block,
+    Call,
+    Outline,
+    Step,
+    ThreadStatus,
+    ToolCall,
+    in_context,
+)
+
+
+class Race(NamedTuple):
+    """The block that a thread belongs to: its join policy, and how many threads it has."""
+
+    policy: str
+    threads: int
 
 
 class Thread(BaseModel):
     """A thread at work.
 
     Attributes:
+        run: names the run among all that one process has.
         id: its path from the root.
         outline: its subtask; ``None`` for the root.
-        base: the context it started from.
+        race: the block it belongs to; ``None`` for the root.
+        base: the context it started from: a text or messages, as its mind has it.
         steps: how its context grew since.
         allowance: what it may still spend.
         children: threads it has spawned so far.
         seconds: time it has taken so far.
         outlines: the block it asked for and waits for; empty while it thinks.
         left_out: outlines of that block that got no thread.
+        policy: name of that block's join policy.
+        answers: id of the tool call that asked for the block.
+        uses: the tool calls it waits for.
+        concluded: the result it stated apart from its text.
         status: how it ended; ``None`` while it has not.
         reason: why, when that is not ``done``.
     """
 
+    run: str = ""
     id: str = "0"
     outline: Outline | None = None
-    base: str
+    race: Race | None = None
+    base: str | list[AnyMessage]
     steps: list[Step] = []
     allowance: Allowance
     children: int = 0
     seconds: float = 0.0
     outlines: list[Outline] = []
     left_out: list[Outline] = []
+    policy: str = "all"
+    answers: str | None = None
+    uses: list[ToolCall] = []
+    concluded: str | None = None
     status: ThreadStatus | None = None
     reason: str | None = None
 
@@ -47,13 +74,29 @@ class Thread(BaseModel):
         return self.outline is None
 
     @property
-    def text(self) -> str:
-        """What was added to its context since it started."""
-        return "".join(step.context for step in self.steps)
+    def waits(self) -> bool:
+        """Whether it waits for threads or tools."""
+        return bool(self.outlines or self.uses)
 
     @property
-    def context(self) -> str:
-        return self.base + self.text
+    def text(self) -> str:
+        """What was added to its context since it started."""
+        return "".join(step.context for step in in_context(self.steps))
+
+    @property
+    def written(self) -> str:
+        """What the model itself wrote in its context: neither joins nor notes."""
+        return "".join(step.text for step in in_context(self.steps) if isinstance(step, Call))
+
+    @property
+    def latest_block(self) -> int | None:
+        """Index of the model call that asked for the latest block in its context."""
+        kept = in_context(self.steps)
+        blocks = [i for i, step in enumerate(kept) if isinstance(step, Block)]
+        if not blocks:
+            return None
+        call = next(step for step in reversed(kept[: blocks[-1]]) if isinstance(step, Call))
+        return next(i for i, step in enumerate(self.steps) if step is call)
 
     @property
     def child_ids(self) -> list[str]:
@@ -69,6 +112,8 @@ class AgentState(TypedDict, total=False):
     trajectory: dict[str, Any]
     thread: dict[str, Any]
     results: Annotated[list[dict[str, Any]], operator.add]
+    uses: Annotated[list[dict[str, Any]], operator.add]
+    spawn: dict[str, Any]
 
 
 class AgentInput(TypedDict):
@@ -88,6 +133,12 @@ class ThreadInput(TypedDict):
     """What a ``Send`` brings to a thread."""
 
     thread: dict[str, Any]
+
+
+class BlockInput(ThreadInput):
+    """A thread, and the block it asks for."""
+
+    spawn: dict[str, Any]
 
 
 class ThreadOutput(TypedDict):

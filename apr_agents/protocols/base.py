@@ -13,37 +13,83 @@ from typing import Literal, NamedTuple
 
 from langchain_core.messages import AnyMessage
 
-from apr_agents.types import Outline
+from apr_agents.types import Outline, ToolCall
 
 Visibility = Literal["prefix", "isolated"]
 
 
 class Spawn(NamedTuple):
-    """The model asks for threads. ``outlines`` are distinct and in the model's order."""
+    """The model asks for threads.
+
+    Attributes:
+        outlines: distinct, in the model's order.
+        join: the join policy it asks for; ``None`` leaves that to the agent.
+        answers: id of the tool call that says so, if it is one.
+    """
 
     outlines: list[Outline]
+    join: str | None = None
+    answers: str | None = None
+
+
+class Use(NamedTuple):
+    """The model wants to use a tool."""
+
+    call: ToolCall
+
+
+class Discard(NamedTuple):
+    """The model gives up the path that began with its latest block, and says what it tried."""
+
+    tried: str
 
 
 class Ended(NamedTuple):
-    """The thread wrote its closing tag, or the root finished."""
+    """The thread has ended by itself; ``conclusion`` if it stated one apart from its text."""
+
+    conclusion: str | None = None
 
 
 class Malformed(NamedTuple):
-    """A decision that cannot be read: the thread goes on sequentially."""
+    """A decision that cannot be read: the thread goes on sequentially.
+
+    Attributes:
+        why: what is wrong with it.
+        told: what the model is told about it.
+        answers: id of the tool call it was, if it was one.
+        fatal: the thread has been told before and ends.
+    """
+
+    why: str
+    told: str = ""
+    answers: str | None = None
+    fatal: bool = False
+
+
+class Cut(NamedTuple):
+    """The output broke off before there was a decision in it; ``why`` it did."""
 
     why: str
 
 
-Decision = Spawn | Ended | Malformed
+Decision = Spawn | Use | Discard | Ended | Malformed | Cut
 
 
 class Shown(NamedTuple):
-    """What the parent sees of one thread: the number of its outline and a text."""
+    """What the parent sees of one thread, or of several.
+
+    Attributes:
+        number: number of its outline.
+        text: what stands for it.
+        verbatim: whether ``text`` is the thread's own continuation of its header, white
+            space included.
+        id: of the thread, if it is one.
+    """
 
     number: str
     text: str
     verbatim: bool = False
-    """Whether ``text`` is the thread's own continuation of its header, white space included."""
+    id: str = ""
 
 
 class Parser(ABC):
@@ -92,6 +138,10 @@ class TextProtocol(ABC):
         """A parser for a thread or for the root that already wrote ``written``."""
 
     @abstractmethod
+    def lane(self) -> Outline:
+        """The outline of the parent's own lane."""
+
+    @abstractmethod
     def thread_header(self, outline: Outline) -> str:
         """What is appended to a context to start the thread of ``outline``."""
 
@@ -102,6 +152,10 @@ class TextProtocol(ABC):
     @abstractmethod
     def decline(self) -> str:
         """What is appended instead when no thread may start; the model goes on by itself."""
+
+    @abstractmethod
+    def backtrack(self, tried: str) -> str:
+        """What is appended to the context before a path when the model gave the path up."""
 
     @abstractmethod
     def close(self, decision: Decision, text: str) -> str:

@@ -11,7 +11,8 @@ The model thinks, and where it wants threads it writes::
 Each thread continues the same context behind ``<Thread>\\n1:`` up to ``</Thread>`` and sees
 no sibling. Its results come back as ``<Thread>`` elements in outline order; the model
 itself goes on with ``</Parallel>``. Beyond the paper, a line of the prompt tells the model
-how many threads it may use.
+how many threads it may use, and with ``<Backtrack>what was tried</Backtrack>`` it gives its
+latest block up: the context goes back to before the block, plus one line.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from langchain_core.messages import AnyMessage, HumanMessage
 from apr_agents.errors import InvalidOption
 from apr_agents.protocols.base import (
     Decision,
+    Discard,
     Ended,
     Malformed,
     Parser,
@@ -32,13 +34,13 @@ from apr_agents.protocols.base import (
     TextProtocol,
     Visibility,
 )
-from apr_agents.types import Outline
+from apr_agents.types import LANE, Outline
 
-TAGS = ("think", "Parallel", "Outlines", "Outline", "Thread", "Conclusion")
+TAGS = ("think", "Parallel", "Outlines", "Outline", "Thread", "Conclusion", "Backtrack")
 
 _TAG = re.compile(rf"<(?=/?(?:{'|'.join(TAGS)})>)")
-_EVENT = re.compile(r"</think>|</Outlines>|</?Thread>")
-_LONGEST_EVENT = len("</Outlines>")
+_EVENT = re.compile(r"</think>|</Outlines>|</?Thread>|</Backtrack>")
+_LONGEST_EVENT = len("</Backtrack>")
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)*)\s*:")
 
 
@@ -95,6 +97,8 @@ class ThreadWeaverParser(Parser):
             return None
         if tag == "</Outlines>":
             return self._block(self._text[: event.start()])
+        if tag == "</Backtrack>":
+            return self._given_up(self._text[: event.start()])
         if tag == "</think>":
             self._answering = not self._thread
         elif tag == "<Thread>":
@@ -104,6 +108,12 @@ class ThreadWeaverParser(Parser):
         elif self._thread:
             return Ended()
         return None
+
+    def _given_up(self, text: str) -> Discard | Malformed:
+        _, opened, tried = text.rpartition("<Backtrack>")
+        if not opened:
+            return Malformed("</Backtrack> without <Backtrack>")
+        return Discard(" ".join(tried.split()))
 
     def _block(self, text: str) -> Spawn | Malformed:
         _, opened, body = text.rpartition("<Outlines>")
@@ -130,7 +140,7 @@ class ThreadWeaver(TextProtocol):
     """
 
     name = "threadweaver"
-    stops = ("</Outlines>", "</Thread>")
+    stops = ("</Outlines>", "</Thread>", "</Backtrack>")
     summary_opening = "\n<Conclusion>"
     summary_stop = "</Conclusion>"
 
@@ -166,17 +176,23 @@ class ThreadWeaver(TextProtocol):
         lines = "\n".join(f"<Outline>{o.number}: {o.text}</Outline>" for o in outlines)
         return f"<Parallel>\n<Outlines>\n{lines}\n</Outlines>"
 
+    def lane(self) -> Outline:
+        return Outline(LANE, "the parent's own lane")
+
     def thread_header(self, outline: Outline) -> str:
         return f"\n<Thread>\n{outline.number}:"
 
     def join(self, shown: Sequence[Shown]) -> str:
         return "\n" + "".join(
-            f"<Thread>\n{number}:{text if verbatim else ' ' + inert(text)}</Thread>"
-            for number, text, verbatim in shown
+            f"<Thread>\n{one.number}:{one.text if one.verbatim else ' ' + inert(one.text)}</Thread>"
+            for one in shown
         )
 
     def decline(self) -> str:
         return "\n</Parallel>\n"
+
+    def backtrack(self, tried: str) -> str:
+        return f"\n(given up: {inert(tried) or 'a block of threads'})\n"
 
     def close(self, decision: Decision, text: str) -> str:
         if isinstance(decision, Spawn) and not text.endswith("</Outlines>"):

@@ -6,12 +6,16 @@ Groups are independent of each other, the steps inside one are not: the share
 that can run in parallel is whatever does not lie in the longest group.
 
 The teacher copies a group without parentheses, then works through the copy, every number
-at a fixed width (operands 2 digits, values 3, sums of groups 4), so that digits line up::
+at a fixed width (operands 2 digits, values 3, sums of groups 4), so that digits line up.
+A line ends with ``;`` as long as another group follows::
 
-    12*07+05-02
-    012*07=084
-    084+05=089
-    089-02=087
+    12*07+05-02;
+    012*07=084;
+    084+05=089;
+    089-02=087;
+    45-38
+    045-38=007
+    0087+0007=0094
 """
 
 from __future__ import annotations
@@ -213,11 +217,10 @@ def contiguous_runs(items: Sequence[T], count: int) -> list[Sequence[T]]:
 
 def _work(groups: Sequence[Group]) -> str:
     """Copy and compute group after group, adding up on the way; the result ends the last line."""
-    lines: list[str] = []
+    text = ""
     total: int | None = None
-    for group in groups:
-        if len(group.steps) > 1:  # a single step is its own copy
-            lines.append(f"{group.start:02}" + "".join(step.aligned for step in group.steps))
+    for left, group in zip(range(len(groups), 0, -1), groups, strict=True):
+        lines = [f"{group.start:02}" + "".join(step.aligned for step in group.steps)]
         values = group.values
         lines += [
             f"{before:03}{step.aligned}={after:03}"
@@ -226,7 +229,8 @@ def _work(groups: Sequence[Group]) -> str:
         if total is not None:
             lines.append(f"{total:04}+{group.value:04}={total + group.value:04}")
         total = group.value + (total or 0)
-    return "\n".join(lines)
+        text += (";\n" if left > 1 else "\n").join([*lines, ""])
+    return text.removesuffix("\n")
 
 
 def _add_up(values: Sequence[int]) -> str:
@@ -243,7 +247,7 @@ def split_saving(steps_per_group: Sequence[int], budget: int) -> int:
     """
 
     def work(steps: Sequence[int]) -> int:
-        copies = sum(3 + 3 * count for count in steps if count > 1)
+        copies = sum(3 + 3 * count for count in steps)
         return copies + 11 * sum(steps) + 15 * (len(steps) - 1)
 
     threads = min(budget, len(steps_per_group))

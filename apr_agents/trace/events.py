@@ -10,7 +10,17 @@ from typing import Literal, NotRequired, TypedDict
 
 from apr_agents.types import ThreadStatus
 
-EventType = Literal["started", "token", "spawned", "malformed", "declined", "finished", "merged"]
+EventType = Literal[
+    "started",
+    "token",
+    "tool",
+    "spawned",
+    "malformed",
+    "declined",
+    "finished",
+    "merged",
+    "backtracked",
+]
 
 
 class Event(TypedDict):
@@ -18,8 +28,9 @@ class Event(TypedDict):
 
     Keys beside ``type`` and ``id``:
         text: ``started``: the thread's outline (the root's is empty); ``token``: what was
-            generated; ``malformed`` and ``declined``: why; ``finished``: the conclusion;
-            ``merged``: what the parent sees of its threads.
+            generated; ``tool``: the call; ``malformed`` and ``declined``: why; ``finished``:
+            the conclusion; ``merged``: what the parent sees of its threads;
+            ``backtracked``: what was tried.
         tokens: ``token``: how many; ``finished``: of the thread and everything below it.
         threads: ``spawned``: the ids of the new threads, in outline order.
         status: ``finished``: how the thread ended.

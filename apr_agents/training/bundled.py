@@ -57,18 +57,15 @@ TOKENS = 34_000_000
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280)
 """Tries are padded to one of these lengths, tries of similar length together."""
 
-BUDGETS = {0: 26, 1: 4, 2: 18, 3: 9, 4: 15, 5: 5, 6: 5, 7: 4, 8: 14}
+BUDGETS = {0: 26, 1: 4, 2: 20, 3: 9, 4: 15, 5: 5, 6: 5, 7: 4, 8: 12}
 SHARES = {
-    "pair": 30, "chain": 34, "tiny": 20, "whole": 24, "wide": 14, "sums": 24, "drill": 30,
+    "pair": 10, "chain": 16, "tiny": 12, "whole": 44, "wide": 16, "sums": 24, "drill": 28,
 }  # fmt: skip
-MERGES: dict[MergeName, int] = {"conclusions": 64, "full": 18, "summary": 18}
+MERGES: dict[MergeName, int] = {"conclusions": 58, "full": 26, "summary": 16}
 """Weights of the budgets, of the kinds of problem, and of what the join shows."""
 
-PLANS = 0.3
+PLANS = 0.15
 """Share of the splits that are shown up to their outlines only: practice in planning."""
-
-EASY = 0.15
-"""Share of the training at whose start the questions are short."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -94,6 +91,7 @@ class Mixture:
     """The stream of demonstrations: every kind of problem and of step gets its share.
 
     Args:
+        easy: share of the training at whose start the questions are short.
         shard_size: demonstrations in one shard.
         batch_tokens: tokens in one batch, padding included.
     """
@@ -103,10 +101,11 @@ class Mixture:
         tokenizer: PreTrainedTokenizerFast,
         *,
         seed: int,
+        easy: float = 0.0,
         shard_size: int = 4000,
         batch_tokens: int = 2560,
     ) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
+        self.tokenizer, self.seed, self.easy = tokenizer, seed, easy
         self.shard_size, self.batch_tokens = shard_size, batch_tokens
 
     def __call__(self, shard: int, progress: float) -> Iterator[Batch]:
@@ -130,7 +129,7 @@ class Mixture:
     def lesson(self, rng: random.Random, progress: float = 1.0) -> Segment:
         """One trie of the stream."""
         kind = _weighted(rng, SHARES)
-        if progress < EASY and kind in ("whole", "wide"):
+        if progress < self.easy and kind in ("whole", "wide"):
             kind = rng.choice(("chain", "sums", "drill"))
         if kind == "drill":
             return self.drill(rng)
@@ -190,12 +189,28 @@ class Mixture:
 
 def _operation(rng: random.Random) -> tuple[str, str]:
     """One operation and its result, as they occur in chains and in sums of results."""
-    if rng.random() < 0.3:
-        total, result = rng.randint(0, 5 * MAX_VALUE), rng.randint(0, MAX_VALUE)
-        return f"{total:04}+{result:04}", f"{total + result:04}"
+    brink = rng.random() < 0.3
+    if rng.random() < 0.35:
+        total = rng.randint(0, 5 * MAX_VALUE)
+        high = rng.choice((1, 3)) * MAX_VALUE
+        addend = _brink(rng, -total, high) if brink else rng.randint(0, high)
+        return f"{total:04}+{addend:04}", f"{total + addend:04}"
     value = rng.randint(0, rng.choice((99, MAX_VALUE)))
     step = random_step(rng, value)
+    if brink and step.operator != "*":
+        high = min(99, value if step.operator == "-" else MAX_VALUE - value)
+        step = step._replace(operand=_brink(rng, value if step.operator == "-" else -value, high))
     return f"{value:03}{step.aligned}", f"{APPLY[step.operator](value, step.operand):03}"
+
+
+def _brink(rng: random.Random, value: int, high: int) -> int:
+    """A number up to ``high`` whose last digits are those of ``value`` or one off.
+
+    With it a difference just borrows or just does not; so it is with a sum and ``-value``.
+    """
+    power = 10 ** rng.randint(1, 3)
+    digits = (value + rng.randint(-1, 1)) % power
+    return rng.choice(range(digits, high + 1, power) or range(high + 1))
 
 
 def _weighted(rng: random.Random, weights: dict[Item, int]) -> Item:
@@ -256,12 +271,13 @@ def main(
     """Train the bundled model, or go on with a run that was stopped, and export it."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    mixture = Mixture(tokenizer, seed=seed)
+    mixture = Mixture(tokenizer, seed=seed, easy=0.15 if weights is None else 0.0)
     model = build_model(tokenizer)
     if weights is not None:
         exported = LlamaForCausalLM.from_pretrained(weights, dtype=torch.float32)
         model.load_state_dict(exported.state_dict())
-    config = SFTConfig(tokens=tokens, checkpoint_seconds=400)
+    gentle = {} if weights is None else {"matrix_rate": 0.009, "decay": 0.97}
+    config = SFTConfig(tokens=tokens, checkpoint_seconds=400, **gentle)
     trainer = Trainer(model, mixture, directory, config)
     started, first = time.monotonic(), trainer.tokens
 

@@ -1,5 +1,6 @@
 """The bundled model's tokenizer: one token per character, one per tag; spaces are free.
 
+A line's end is one token too, with a semicolon or without.
 Parentheses of this family say one thing only, where a group ends: ``)+(`` becomes the token
 ``|`` and the others are dropped.
 """
@@ -41,6 +42,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             for text in [*tags, "Threads:"]
         ]
     )
+    core.add_tokens([AddedToken(";\n", normalized=False)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",

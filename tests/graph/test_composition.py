@@ -15,7 +15,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from apr_agents.backends.base import Request
-from apr_agents.backends.scripted import Reply, ScriptedBackend
+from apr_agents.backends.scripted import Reply, ScriptedBackend, TokenClock
 from apr_agents.errors import BackendFailed
 from apr_agents.graph.build import create_parallel_agent
 from apr_agents.graph.state import Thread
@@ -267,7 +267,9 @@ async def test_hundreds_of_leaves_join_in_order(
     ask: Any, scripted: Any, outlines: Any, durable: bool
 ) -> None:
     backend = scripted(
-        {"0/0": outlines(*map(str, range(200))), "0.*/0": " 4</Thread>", "0/2": ANSWER}, chunk=100
+        {"0/0": outlines(*map(str, range(200))), "0.*/0": " 4</Thread>", "0/2": ANSWER},
+        chunk=100,
+        clock=TokenClock(),
     )
     limits = Limits(
         max_depth=1,

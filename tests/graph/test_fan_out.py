@@ -226,10 +226,10 @@ async def test_an_isolated_thread_sees_only_its_outline_and_what_it_may_spend(
     backend = scripted(
         {
             "0/0": "secret " + outlines("a", "b"),
-            "0.1/0": " " + outlines("deep"),
-            "0.1.1/0": " 1</Thread>",
-            "0.1/2": "\n</Parallel>\n4</Thread>",
-            "0.2/0": " 4</Thread>",
+            "0.1/0": outlines("deep"),
+            "0.1.1/0": "one</think>1",
+            "0.1/2": "\n</Parallel>\n</think>4",
+            "0.2/0": "four</think>4",
             "0/2": END,
         }
     )
@@ -244,8 +244,8 @@ async def test_an_isolated_thread_sees_only_its_outline_and_what_it_may_spend(
     assert run.answer == "4"
     prompts = {request.key: request.prompt for request in backend.requests}
     assert prompts["0/0"] == "Be brief.\nQuestion\nThreads: 4\n<think>\n"
-    assert prompts["0.1/0"] == "Be brief.\na\nThreads: 3\n<think>\n\n<Thread>\n1:"
-    assert prompts["0.1.1/0"] == "Be brief.\ndeep\nThreads: 0\n<think>\n\n<Thread>\n1:"
+    assert prompts["0.1/0"] == "Be brief.\na\nThreads: 3\n<think>\n"
+    assert prompts["0.1.1/0"] == "Be brief.\ndeep\nThreads: 0\n<think>\n"
 
 
 # --- only the model's own tokens spawn --------------------------------------------------

@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apr_agents.backends.scripted import Reply
+from apr_agents.backends.scripted import tokens as scripted_tokens
 from apr_agents.errors import InvalidOption
 from apr_agents.graph.build import create_parallel_agent
 from apr_agents.graph.merge import (
-    LONGEST_CONCLUSION,
+    POLICIES,
     Conclusions,
     Full,
+    MergePolicy,
     Summaries,
+    fit,
     resolve_merge,
     show,
 )
 from apr_agents.protocols.base import Shown
+from apr_agents.protocols.threadweaver import ThreadWeaver
 from apr_agents.types import Call, Outline, ThreadResult
 
 END = "\n</Parallel>\n</think>\n4"
@@ -98,7 +104,7 @@ async def test_an_empty_summary_leaves_the_thread_its_own_conclusion(
 
 
 async def test_a_policy_of_ones_own_is_used(ask: Any, scripted: Any, replies: Any) -> None:
-    class Lengths:
+    class Lengths(MergePolicy):
         name = "lengths"
         summary_tokens = None
 
@@ -116,22 +122,73 @@ def result(**changes: Any) -> ThreadResult:
     return ThreadResult(**{**data, "tokens": 1, "seconds": 0.0, "steps": steps, **changes})
 
 
-def test_of_a_long_conclusion_the_end_is_shown() -> None:
-    long = "x" * LONGEST_CONCLUSION
-    assert show(Conclusions(), result(conclusion=long)).text == long
-    shown = show(Conclusions(), result(conclusion="y" + long))
-    assert shown == Shown("1", "…" + long)
+def fitted(shown: list[Shown], room: int) -> str:
+    def tail(text: str, count: int) -> str:
+        return "".join(scripted_tokens(text)[-count:]) if count > 0 else ""
+
+    def count(text: str) -> int:
+        return len(scripted_tokens(text))
+
+    return fit(shown, room, join=ThreadWeaver().join, count=count, tail=tail)
+
+
+def test_a_join_that_fits_is_left_alone() -> None:
+    shown = [Shown("1", "a b"), Shown("2", "c")]
+    assert fitted(shown, 100) == ThreadWeaver().join(shown)
+
+
+@given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=12), room=st.integers(1, 300))
+def test_a_join_never_takes_more_than_its_room(lengths: list[int], room: int) -> None:
+    shown = [Shown(str(i), "w " * length) for i, length in enumerate(lengths, 1)]
+    assert len(scripted_tokens(fitted(shown, room))) <= room
+
+
+def test_short_texts_leave_their_share_to_long_ones_whose_ends_are_shown() -> None:
+    shown = [Shown("1", "short"), Shown("2", "x " * 100 + "the end")]
+    text = fitted(shown, 60)
+    assert "1: short</Thread>" in text
+    assert "2: …" in text
+    assert text.endswith("x the end</Thread>")
+    assert 55 <= len(scripted_tokens(text)) <= 60
+
+
+def test_more_threads_than_can_be_shown_are_counted() -> None:
+    shown = [Shown(str(i), "text") for i in range(100)]
+    assert "100 results, too many to be shown here" in fitted(shown, 40)
 
 
 @pytest.mark.parametrize("policy", [Full(), Conclusions(), Summaries()])
 def test_a_thread_that_is_not_done_is_told_in_one_line(policy: Any) -> None:
-    shown = show(policy, result(status="cancelled", reason="not needed"))
-    assert shown == Shown("1", "(cancelled: not needed)")
+    shown = show(policy, [result(status="failed", reason="no\nmore")], None)
+    assert shown == [Shown("1", "(failed: no more)", id="0.1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "conclusions", "reduced"),
+    [
+        ("count", ["a", "b", "a "], "2 × a\n1 × b"),
+        ("union", ["x, y", "y\nz"], "x, y, z"),
+        ("sum", ["1", "-2.5", " 3"], "1.5"),
+    ],
+)
+def test_conclusions_are_reduced_by_a_rule(name: str, conclusions: list[str], reduced: str) -> None:
+    results = [
+        result(id=f"0.{i}", outline=Outline(str(i), "a"), conclusion=text)
+        for i, text in enumerate(conclusions, 1)
+    ]
+    failed = result(id="0.9", outline=Outline("9", "b"), status="failed", reason="gone")
+    shown = show(POLICIES[name], [*results, failed], None)
+    assert [one.text for one in shown] == [reduced, "(failed: gone)"]
+
+
+def test_conclusions_to_which_a_rule_does_not_apply_are_shown() -> None:
+    shown = show(POLICIES["sum"], [result(conclusion="1"), result(conclusion="two")], None)
+    assert [one.text for one in shown] == ["1", "two"]
 
 
 def test_policies_are_found_by_name() -> None:
     assert resolve_merge("full") == Full()
     assert resolve_merge(None) == Conclusions()
     assert resolve_merge(Summaries(summary_tokens=5)).summary_tokens == 5
-    with pytest.raises(InvalidOption, match="one of conclusions, full, summary"):
+    with pytest.raises(InvalidOption, match="one of conclusions, count, full, sum"):
         resolve_merge("best")

@@ -10,9 +10,11 @@ from langchain_core.messages import HumanMessage
 
 from apr_agents.backends.gate import Gate
 from apr_agents.backends.scripted import Reply, ScriptedBackend
+from apr_agents.graph.join import All
 from apr_agents.graph.merge import Conclusions
-from apr_agents.graph.runner import Runner
+from apr_agents.graph.runner import Runner, Scene
 from apr_agents.graph.state import Thread
+from apr_agents.graph.text import TextMind
 from apr_agents.limits import Limits
 from apr_agents.protocols.threadweaver import ThreadWeaver
 from apr_agents.trace.events import Event
@@ -21,6 +23,9 @@ from apr_agents.types import ThreadResult
 
 def ignore(event: Event) -> None:
     pass
+
+
+SCENE = Scene(ignore)
 
 
 @pytest.fixture
@@ -33,16 +38,17 @@ def runner(scripted: Callable[..., ScriptedBackend], outlines: Callable[..., str
         "0/2": "</think>4",
     }
     limits = Limits()
-    return Runner(scripted(replies), ThreadWeaver(), Conclusions(), limits, Gate(8))
+    mind = TextMind(scripted(replies), ThreadWeaver(), None)
+    return Runner(mind, Conclusions(), All(), limits, Gate(8))
 
 
 async def waiting(runner: Runner) -> tuple[Thread, list[ThreadResult]]:
     """A root that waits for its threads, and their results."""
     thread = runner.start([HumanMessage("Q")])
-    await runner.reason(thread, ignore)
+    await runner.reason(thread, SCENE)
     children = runner.children(thread)
     for child in children:
-        await runner.reason(child, ignore)
+        await runner.reason(child, SCENE)
     return thread, [runner.result(child, ignore) for child in children]
 
 
@@ -52,8 +58,8 @@ async def test_results_join_in_outline_order_in_whatever_order_they_arrive(
     parents = []
     for order in permutations(range(3)):
         thread, results = await waiting(runner)
-        runner.join(thread, [results[i] for i in order], ignore)
-        parents.append(thread.context)
+        await runner.join(thread, [results[i] for i in order], [], SCENE)
+        parents.append(thread.text)
     assert len(set(parents)) == 1
     assert parents[0].endswith(
         "\n<Thread>\n1: 1</Thread><Thread>\n2: 2</Thread><Thread>\n3: 3</Thread>"
@@ -65,16 +71,16 @@ async def test_a_thread_in_flight_is_the_same_after_json(runner: Runner) -> None
     again = Thread.model_validate_json(thread.model_dump_json())
     assert again == thread
     for each in (thread, again):
-        runner.join(each, results, ignore)
-        await runner.reason(each, ignore)
+        await runner.join(each, results, [], SCENE)
+        await runner.reason(each, SCENE)
     assert runner.trajectory(again, ignore).answer == "4"
-    assert again.context == thread.context
+    assert again.text == thread.text
 
 
 async def test_a_parent_pays_for_its_threads(runner: Runner) -> None:
     thread, results = await waiting(runner)
     before = thread.allowance
-    runner.join(thread, results, ignore)
+    await runner.join(thread, results, [], SCENE)
     assert before.tokens - thread.allowance.tokens == sum(result.tokens for result in results)
     assert before.threads - thread.allowance.threads == 3
     assert thread.allowance.own_tokens == before.own_tokens

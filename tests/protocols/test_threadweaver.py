@@ -40,7 +40,7 @@ def read(
 def spawned(text: str, **options: bool) -> list[tuple[str, str]]:
     decision, _ = read(text, **options)
     assert isinstance(decision, Spawn), decision
-    return [tuple(outline) for outline in decision.outlines]
+    return [(outline.number, outline.text) for outline in decision.outlines]
 
 
 # --- outlines ---------------------------------------------------------------------

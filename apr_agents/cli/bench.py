@@ -1,0 +1,206 @@
+"""``apr-agents bench overhead``: what a fan-out costs, system by system."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from apr_agents.bench.cases import BASELINE, NESTED, Case, Checkpointer, System, cases
+from apr_agents.bench.overhead import MeasurementFailed, Row, measure_apart
+from apr_agents.errors import MissingExtra, UnusableFile
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+FLAT = [1, 8, 64, 512, 2000]
+SYSTEMS = list(System)
+CHECKPOINTERS = list(Checkpointer)
+
+T = TypeVar("T")
+
+bench = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+
+@bench.callback()
+def main(context: typer.Context) -> None:
+    """Measure this package beside its peers."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+@bench.command()
+def overhead(
+    n: Annotated[
+        list[int],
+        typer.Option("--n", min=1, metavar="N", help="Children of a flat fan-out; repeatable."),
+    ] = FLAT,
+    nested: Annotated[
+        bool,
+        typer.Option(help="Also 8 children with 8 children with 8 each: 584, of which 512 leaves."),
+    ] = True,
+    system: Annotated[
+        list[System],
+        typer.Option(
+            "--system",
+            metavar="NAME",
+            help=f"What to measure: {', '.join(System)}; repeatable.",
+            show_default="all",
+        ),
+    ] = SYSTEMS,
+    checkpointer: Annotated[
+        list[Checkpointer],
+        typer.Option(
+            "--checkpointer",
+            metavar="NAME",
+            help=f"What they save to: {', '.join(Checkpointer)}; repeatable. "
+            "The baseline, gather, saves nothing.",
+            show_default="all",
+        ),
+    ] = CHECKPOINTERS,
+    latency: Annotated[
+        float,
+        typer.Option("--latency", min=0, metavar="SECONDS", help="How long a model call takes."),
+    ] = 0.0,
+    repeat: Annotated[
+        int,
+        typer.Option(
+            "--repeat", min=1, metavar="K", help="Runs of each; the one with the least CPU counts."
+        ),
+    ] = 3,
+    save_to: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Save the rows as a JSON list."),
+    ] = None,
+) -> None:
+    """Compare what a fan-out costs beside its model calls.
+
+    Every system makes the same calls of the same scripted model: one that splits, one per
+    child, one that answers. Each measurement is a process of its own. Run it on an idle machine.
+    """
+    from rich.console import Console
+
+    if save_to is not None:
+        _check_writable(save_to)
+    shapes = [(each,) for each in _distinct(n)] + ([NESTED] if nested else [])
+    planned = cases(
+        systems=_distinct(system),
+        shapes=shapes,
+        checkpointers=_distinct(checkpointer),
+        latency=latency,
+        repeat=repeat,
+    )
+    rows: list[Row] = []
+    with _kept(rows, save_to):
+        for row in _measured(planned, Console(stderr=True)):
+            rows.append(row)
+    if not rows:
+        raise NothingMeasured
+
+
+class NothingMeasured(typer.TyperException):
+    """There is not one row."""
+
+    def __init__(self) -> None:
+        super().__init__("Nothing could be measured.")
+
+
+def _distinct(items: Sequence[T]) -> list[T]:
+    return list(dict.fromkeys(items))
+
+
+def _measured(planned: Sequence[Case], console: Console) -> Iterator[Row]:
+    """A row for each case that can be measured, a line on stderr for what cannot."""
+    from rich.text import Text
+
+    from apr_agents.trace.terminal import shortened
+
+    def warn(text: str) -> None:
+        console.print(Text(f"Warning: {shortened(text, 600)}"), soft_wrap=True)
+
+    missing: set[str] = set()
+    with console.status("") as status:
+        for number, case in enumerate(planned, 1):
+            if missing & set(case.peers.values()):
+                continue
+            status.update(f"{case} ({number} of {len(planned)})")
+            try:
+                yield measure_apart(case)
+            except MissingExtra as error:
+                missing.add(error.package)
+                name = next(name for name, peer in case.peers.items() if peer == error.package)
+                warn(f"{name} is left out. {error}")
+            except MeasurementFailed as error:
+                warn(str(error))
+
+
+@contextmanager
+def _kept(rows: list[Row], save_to: Path | None) -> Iterator[None]:
+    """Show and save what was measured, even if the user breaks off."""
+    from rich.console import Console
+
+    try:
+        yield
+    finally:
+        if rows:
+            Console().print(_table(rows))
+        if save_to is not None:
+            try:
+                save_to.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+            except OSError as error:
+                raise UnusableFile(str(save_to), error.strerror or "not writable") from error
+
+
+def _table(rows: Sequence[Row]) -> RenderableType:
+    """A table for each workload, with the ratio to the baseline's CPU time."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    tables: dict[tuple[str, int], Table] = {}
+    baseline = {
+        (row.workload, row.n): row.cpu_ms_per_child for row in rows if row.system == BASELINE
+    }
+    for row in rows:
+        workload = row.workload, row.n
+        if workload not in tables:
+            title = f"{row.workload}, n={row.n}, model calls of {row.latency * 1000:g} ms"
+            table = Table(title=title, box=box.SIMPLE_HEAD)
+            for heading in ("system", "saves to"):
+                table.add_column(heading, no_wrap=True)
+            for heading in (
+                "CPU ms\n/ child",
+                f"÷\n{BASELINE}",
+                "wall\ns",
+                "peak\nMB",
+                "saved\nkB",
+                "block\nms",
+            ):
+                table.add_column(heading, justify="right", no_wrap=True)
+            tables[workload] = table
+        base = baseline.get(workload)
+        tables[workload].add_row(
+            row.system,
+            row.checkpointer,
+            f"{row.cpu_ms_per_child:.3f}",
+            f"{row.cpu_ms_per_child / base:.1f}" if base else "–",
+            f"{row.wall_seconds:.3f}",
+            f"{row.peak_rss_mb:.0f}",
+            f"{row.checkpoint_bytes / 1000:.0f}",
+            f"{row.longest_block_ms:.1f}",
+        )
+    return Group(*tables.values())
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before the measurements, not after them."""
+    if path.is_dir():
+        raise UnusableFile(str(path), "it is a directory")
+    if not path.parent.is_dir():
+        raise UnusableFile(str(path), "its directory does not exist")

@@ -1,0 +1,197 @@
+"""How many results a parent waits for, and what ends the threads it no longer needs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from apr_agents.errors import InvalidOption
+from apr_agents.graph.state import Thread
+from apr_agents.types import ThreadResult
+
+NOT_NEEDED = "the other threads had decided"
+
+
+class JoinPolicy(ABC):
+    """Decides when a block is settled, though some of its threads still run."""
+
+    name: str
+
+    @abstractmethod
+    def settled(self, finished: Sequence[ThreadResult], threads: int) -> bool:
+        """Whether the results that are in settle a block of so many threads."""
+
+    def verdict(self, results: Sequence[ThreadResult]) -> str | None:
+        """One line that stands for all results; ``None``: the merge policy shows them."""
+        return None
+
+
+class All(JoinPolicy):
+    """Every thread."""
+
+    name = "all"
+
+    def settled(self, finished: Sequence[ThreadResult], threads: int) -> bool:
+        return len(finished) >= threads
+
+
+@dataclass(frozen=True)
+class FirstSuccess(JoinPolicy):
+    """The first thread whose result is accepted.
+
+    Args:
+        accept: a predicate or verifier; by default any thread that is done. One that raises
+            accepts nothing.
+    """
+
+    accept: Callable[[ThreadResult], bool] = lambda result: True
+    name: str = "first_success"
+
+    def settled(self, finished: Sequence[ThreadResult], threads: int) -> bool:
+        return len(finished) >= threads or any(map(self._accepts, finished[-1:]))
+
+    def verdict(self, results: Sequence[ThreadResult]) -> str | None:
+        winner = next((result for result in results if self._accepts(result)), None)
+        if winner is None:
+            return None
+        return f"success of thread {winner.id}: {winner.conclusion}"
+
+    def _accepts(self, result: ThreadResult) -> bool:
+        try:
+            return result.status == "done" and bool(self.accept(result))
+        except Exception:
+            return False
+
+
+@dataclass(frozen=True)
+class KOfN(JoinPolicy):
+    """The first ``k`` threads that are done."""
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise InvalidOption("k", self.k, "a whole number of at least 1")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.k}_of_n"
+
+    def settled(self, finished: Sequence[ThreadResult], threads: int) -> bool:
+        done = sum(result.status == "done" for result in finished)
+        return done >= self.k or len(finished) >= threads
+
+
+@dataclass(frozen=True)
+class Vote(JoinPolicy):
+    """What most threads say; settled once no other answer can overtake.
+
+    Args:
+        ballot: what of a conclusion is counted; by default its text, spaces and case aside.
+    """
+
+    ballot: Callable[[str], str] = lambda conclusion: " ".join(conclusion.split()).casefold()
+    name: str = "vote"
+
+    def settled(self, finished: Sequence[ThreadResult], threads: int) -> bool:
+        open_votes = threads - len(finished)
+        votes = [count for _, count in self._tally(finished).most_common(2)]
+        leading, second = [*votes, 0, 0][:2]
+        return open_votes == 0 or leading > second + open_votes
+
+    def verdict(self, results: Sequence[ThreadResult]) -> str | None:
+        tally = self._tally(results)
+        if not tally:
+            return None
+        said = {self.ballot(r.conclusion): r.conclusion for r in reversed(_done(results))}
+        counts = "; ".join(f"{count} × {said[vote]}" for vote, count in tally.most_common())
+        return f"vote of {tally.total()} threads: {counts}"
+
+    def _tally(self, results: Sequence[ThreadResult]) -> Counter[str]:
+        return Counter(self.ballot(result.conclusion) for result in _done(results))
+
+
+def _done(results: Sequence[ThreadResult]) -> list[ThreadResult]:
+    return [result for result in results if result.status == "done"]
+
+
+STANDARD: dict[str, JoinPolicy] = {
+    policy.name: policy for policy in (All(), FirstSuccess(), Vote())
+}
+
+
+def resolve_join(join: str | JoinPolicy) -> JoinPolicy:
+    """The policy called ``join``: ``all``, ``first_success``, ``vote``, or such as ``2_of_n``.
+
+    Raises:
+        InvalidOption: no policy has that name.
+    """
+    if isinstance(join, JoinPolicy):
+        return join
+    if join in STANDARD:
+        return STANDARD[join]
+    if counted := re.fullmatch(r"([1-9][0-9]{0,5})_of_n", join):
+        return KOfN(int(counted[1]))
+    raise InvalidOption("join", join, "'all', 'first_success', 'vote' or such as '2_of_n'")
+
+
+class Races:
+    """The blocks whose threads run in this process; ends a block's losers once it is settled.
+
+    Live and only an optimization: after a restart a block that was settled in another process
+    just runs to its end.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, str], asyncio.Timeout] = {}
+        self._finished: dict[tuple[str, str], list[ThreadResult]] = {}
+        self._settled: set[tuple[str, str]] = set()
+
+    @contextmanager
+    def running(self, thread: Thread, deadline: asyncio.Timeout) -> Iterator[None]:
+        """While this holds, losing a race ends what ``deadline`` guards."""
+        key = (thread.run, thread.id)
+        self._running[key] = deadline
+        try:
+            yield
+        finally:
+            del self._running[key]
+
+    def finished(self, run: str, result: ThreadResult, policy: JoinPolicy, threads: int) -> None:
+        """A thread of a block of so many has ended; if that settles it, the others end too."""
+        if isinstance(policy, All):
+            return
+        block = _block(run, result.id)
+        finished = self._finished.setdefault(block, [])
+        finished.append(result)
+        if block in self._settled or not policy.settled(finished, threads):
+            return
+        self._settled.add(block)
+        for (other, thread), deadline in list(self._running.items()):
+            if other == run and self.lost(run, thread) and not deadline.expired():
+                deadline.reschedule(0)
+
+    def lost(self, run: str, thread_id: str) -> bool:
+        """Whether the thread, or one above it, belongs to a block that is settled without it."""
+        path = thread_id
+        while "." in path:
+            block = _block(run, path)
+            if block in self._settled and all(r.id != path for r in self._finished[block]):
+                return True
+            path = path.rpartition(".")[0]
+        return False
+
+    def joined(self, thread: Thread) -> None:
+        """The block that ``thread`` waited for is joined: forget it."""
+        block = (thread.run, thread.id)
+        self._finished.pop(block, None)
+        self._settled.discard(block)
+
+
+def _block(run: str, thread_id: str) -> tuple[str, str]:
+    return run, thread_id.rpartition(".")[0]

@@ -1,0 +1,138 @@
+"""How a thread thinks with one kind of model: the interface. One variant per file.
+
+A mind turns a thread into model calls and a model's output into decisions. It knows a
+protocol and a backend; never limits, gates or graphs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from langchain_core.messages import AnyMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
+
+from apr_agents.backends.base import Delta
+from apr_agents.graph.state import Thread
+from apr_agents.protocols.base import Cut, Decision, Shown, Visibility
+from apr_agents.types import Call, Outline
+
+Base = str | list[AnyMessage]
+"""The context that a thread starts from."""
+
+
+@dataclass
+class Output:
+    """What one model call has given so far."""
+
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    ended: bool = False
+
+
+def cut(output: Output, limit: int) -> Cut:
+    """The decision of an output that broke off, where ``limit`` tokens were allowed."""
+    spent = output.tokens >= limit
+    return Cut(f"its {limit} tokens ran out" if spent else "the model's context is full")
+
+
+class Turn(ABC):
+    """One model call of a thread."""
+
+    @abstractmethod
+    def estimate(self) -> int:
+        """Tokens that its prompt has, about."""
+
+    @abstractmethod
+    def stream(self, config: RunnableConfig | None) -> AsyncGenerator[Delta, None]:
+        """Generate, up to a decision. Closing the iterator cancels the request."""
+
+    @abstractmethod
+    def read(self, output: Output) -> tuple[Call, list[Decision]]:
+        """The step to record and the decisions in it; of a broken output, what there is."""
+
+
+class Speech(Protocol):
+    """What every protocol says."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def visibility(self) -> Visibility: ...
+
+    def lane(self) -> Outline:
+        """The outline of the parent's own lane."""
+
+    def join(self, shown: Sequence[Shown]) -> str:
+        """What the parent reads of its threads."""
+
+    def decline(self) -> str:
+        """What it reads instead when no thread may start."""
+
+    def backtrack(self, tried: str) -> str:
+        """What it reads in place of a path it gave up."""
+
+
+class Model(Protocol):
+    """What is known about every model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def most_threads(self) -> int | None: ...
+
+    @property
+    def context_length(self) -> int | None: ...
+
+    def count(self, text: str) -> int:
+        """Tokens in ``text``."""
+
+    def tail(self, text: str, tokens: int) -> str:
+        """The end of ``text``, about ``tokens`` tokens long."""
+
+
+class Mind(ABC):
+    """A model and the protocol it speaks."""
+
+    backend: Model
+    says: Speech
+    tools: Mapping[str, BaseTool] = {}
+
+    @abstractmethod
+    def begin(self, messages: Sequence[AnyMessage], budget: int) -> Base:
+        """The root's context: the conversation, and how many threads may be used."""
+
+    @abstractmethod
+    def enter(self, parent: Thread, outline: Outline, budget: int) -> Base:
+        """The context of the thread for one outline of ``parent``."""
+
+    @abstractmethod
+    def turn(self, thread: Thread, limit: int, budget: int) -> Turn:
+        """The thread's next model call: ``limit`` tokens at most, ``budget`` threads to use."""
+
+    @abstractmethod
+    def summary(self, thread: Thread, limit: int) -> Turn:
+        """A model call that sums a finished thread up; its call's text is the summary."""
+
+    @abstractmethod
+    def digest(self, thread: Thread, texts: Sequence[str], limit: int) -> Turn:
+        """A model call that sums up what several threads of ``thread`` came to."""
+
+    @abstractmethod
+    def conclusion(self, thread: Thread) -> str:
+        """The result that a thread came to."""
+
+    @abstractmethod
+    def answer(self, thread: Thread) -> str | None:
+        """The root's answer; ``None`` when it gave none."""
+
+
+def as_text(base: Base) -> str:
+    """A context as a reader sees it."""
+    return base if isinstance(base, str) else "\n\n".join(message.text for message in base)

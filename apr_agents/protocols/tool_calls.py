@@ -1,0 +1,261 @@
+"""Spawn and join as tool calls, for any chat model that answers messages.
+
+The model spawns with the tool ``spawn_threads``, gives a block up with ``discard_block`` and,
+in a thread with a result schema, ends with ``conclude``. Everything else it calls is a tool of
+its own. A thread starts from its outline as a human message; its result comes back as the
+answer to the call. Only tool calls of the model's own messages count, so nothing in a document
+or in a tool's result can spawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from langchain_core.messages import AIMessage
+from pydantic import BaseModel, Field, ValidationError
+
+from apr_agents.errors import InvalidOption
+from apr_agents.protocols.base import (
+    Decision,
+    Discard,
+    Ended,
+    Malformed,
+    Shown,
+    Spawn,
+    Use,
+    Visibility,
+)
+from apr_agents.types import LANE, Outline, ToolCall
+
+SPAWN, DISCARD, CONCLUDE, RECALL = "spawn_threads", "discard_block", "conclude", "recall_thread"
+
+
+def spawn_description(visibility: Visibility, threads: int) -> str:
+    """What a model reads about ``spawn_threads`` when it may start so many threads."""
+    sees = "this conversation" if visibility == "prefix" else "only its outline"
+    return (
+        f"Work on independent subtasks at the same time. Each outline starts a thread that sees "
+        f"{sees} and returns a short result; you get all results at once, in this order. Use it "
+        "when the task has parts that do not need each other's results; small tasks and chains of "
+        f"dependent steps are faster without it. At most {threads} threads in one call."
+    )
+
+
+class ThreadOutline(BaseModel):
+    """One subtask."""
+
+    text: str = Field(description="What this thread is to do, complete in itself.")
+    tools: list[str] | None = Field(
+        default=None, description="Names of the tools it may use; leave out for all."
+    )
+
+
+Outlines = Annotated[
+    list[str | ThreadOutline], Field(min_length=1, description="One subtask for each thread.")
+]
+JoinName = Annotated[
+    Literal["all", "first_success", "k_of_n", "vote"],
+    Field(
+        description="Wait for all threads, for the first success, for k of them, or for a "
+        "majority that agrees; the others are stopped."
+    ),
+]
+Threads = Annotated[int, Field(ge=1, description="How many, when join is k_of_n.")]
+
+
+class SpawnArgs(BaseModel):
+    """Arguments of ``spawn_threads``."""
+
+    outlines: Outlines
+    join: JoinName | None = None
+    k: Threads = 1
+
+    def spawn(self, answers: str | None) -> Spawn:
+        """The decision; outlines that say the same count once."""
+        distinct: dict[tuple[str, tuple[str, ...] | None], None] = {}
+        for outline in self.outlines:
+            asked = ThreadOutline(text=outline) if isinstance(outline, str) else outline
+            if asked.text.strip():
+                tools = None if asked.tools is None else tuple(asked.tools)
+                distinct.setdefault((asked.text.strip(), tools))
+        outlines = [Outline(str(i), *outline) for i, outline in enumerate(distinct, start=1)]
+        join = f"{self.k}_of_n" if self.join == "k_of_n" else self.join
+        return Spawn(outlines, join, answers)
+
+
+class DiscardArgs(BaseModel):
+    """Arguments of ``discard_block``."""
+
+    tried: str = Field(description="One line on what was tried and why it led nowhere.")
+
+
+class ToolCalls:
+    """The protocol of chat models.
+
+    Args:
+        visibility: ``"isolated"``: a thread sees the system prompt and its outline;
+            ``"prefix"``: its parent's messages as well.
+    """
+
+    name = "tool_calls"
+
+    def __init__(self, visibility: Visibility = "isolated") -> None:
+        if visibility not in ("prefix", "isolated"):
+            raise InvalidOption("visibility", visibility, "'prefix' or 'isolated'")
+        self.visibility = visibility
+
+    def controls(
+        self, *, threads: int, discardable: bool, result: type[BaseModel] | None
+    ) -> tuple[dict[str, Any], ...]:
+        """The tools by which a model says what it decides.
+
+        Args:
+            threads: how many one call may spawn; 0 offers no such tool.
+            discardable: whether the model may give its latest block up.
+            result: what a thread must return, if that has a schema.
+        """
+        return _controls(self.visibility, threads, discardable, result)
+
+    def read(
+        self,
+        message: AIMessage,
+        *,
+        may_spawn: bool,
+        discardable: bool,
+        result: type[BaseModel] | None,
+        tools: Collection[str],
+        corrected: bool,
+    ) -> list[Decision]:
+        """What ``message`` decides: never raises, whatever a model calls.
+
+        Args:
+            tools: names of the thread's tools.
+            corrected: whether the thread has already been told what was wrong.
+        """
+        decisions: list[Decision] = []
+        spawns: list[Spawn] = []
+        for number, call in enumerate(message.tool_calls):
+            name, args, call_id = call["name"], call["args"], call["id"] or f"call_{number}"
+            if name == SPAWN and name not in tools:
+                read = self._spawn(args, call_id, may_spawn=may_spawn)
+                spawns += [read] if isinstance(read, Spawn) else []
+                decisions += [] if isinstance(read, Spawn) else [read]
+            elif name == DISCARD and discardable:
+                tried = args.get("tried", "")
+                return [Discard(" ".join(str(tried).split()))]
+            elif name == CONCLUDE and result is not None:
+                return [_concluded(result, json.dumps(args), call_id, corrected)]
+            else:
+                decisions.append(Use(ToolCall(call_id, name, args)))
+        for number, invalid in enumerate(message.invalid_tool_calls):
+            why = f"the arguments of {invalid['name']} are no valid JSON"
+            told = f"Not done: {why}. Correct them or go on without."
+            decisions.append(Malformed(why, told, invalid["id"] or f"invalid_{number}"))
+        if spawns:
+            decisions[:0] = _together(spawns)
+        if decisions:
+            return decisions
+        return [Ended() if result is None else _concluded(result, message.text, None, corrected)]
+
+    def _spawn(self, args: dict[str, Any], call_id: str, *, may_spawn: bool) -> Spawn | Malformed:
+        if not may_spawn:
+            told = "No more threads may start. Go on by yourself and answer."
+            return Malformed("threads asked for where none may start", told, call_id)
+        if isinstance(args.get("outlines"), str):
+            args = {**args, "outlines": _as_list(args["outlines"])}
+        try:
+            spawn = SpawnArgs.model_validate(args).spawn(call_id)
+        except ValidationError as error:
+            why = f"the arguments of {SPAWN} cannot be read ({_first(error)})"
+        else:
+            if spawn.outlines:
+                return spawn
+            why = f"the outlines of {SPAWN} are empty"
+        told = f'Not done: {why}. It takes {{"outlines": ["first subtask", "second subtask"]}}.'
+        return Malformed(why, told, call_id)
+
+    def join(self, shown: Sequence[Shown]) -> str:
+        """The answer to ``spawn_threads``."""
+        return "\n".join(f"[{one.id or one.number}] {one.text}".rstrip() for one in shown)
+
+    def decline(self) -> str:
+        """The answer when no thread may start."""
+        return "No thread was started: the limits of this run allow none. Go on by yourself."
+
+    def backtrack(self, tried: str) -> str:
+        """What the model reads in place of a block that it gave up."""
+        return f"(An earlier attempt was given up: {tried or 'a block of threads'})"
+
+    def lane(self) -> Outline:
+        """The outline of the parent's own lane."""
+        text = (
+            "Your threads are running. Meanwhile, go on with the part of the task that is "
+            "nobody's yet; their results follow when you stop."
+        )
+        return Outline(LANE, text)
+
+    def conclusion(self, text: str) -> str:
+        """The result a thread came to: its last message."""
+        return text.strip()
+
+
+@lru_cache(maxsize=256)
+def _controls(
+    visibility: Visibility, threads: int, discardable: bool, result: type[BaseModel] | None
+) -> tuple[dict[str, Any], ...]:
+    offered = []
+    if threads:
+        offered.append(_tool(SPAWN, spawn_description(visibility, threads), SpawnArgs))
+    if discardable:
+        description = "Forget your latest threads and their results, and try another way."
+        offered.append(_tool(DISCARD, description, DiscardArgs))
+    if result is not None:
+        offered.append(_tool(CONCLUDE, "End your work: return its result.", result))
+    return tuple(offered)
+
+
+def _tool(name: str, description: str, args: type[BaseModel]) -> dict[str, Any]:
+    schema = {key: value for key, value in args.model_json_schema().items() if key != "description"}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": schema},
+    }
+
+
+def _as_list(text: str) -> Any:
+    """Some models write the list as a string: JSON, or one outline."""
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        return [text]
+    return read if isinstance(read, list) else [text]
+
+
+def _together(spawns: Sequence[Spawn]) -> list[Decision]:
+    """One block for all the spawn calls of a message; the first call gets its results."""
+    first, *others = spawns
+    distinct = dict.fromkeys(outline[1:] for spawn in spawns for outline in spawn.outlines)
+    outlines = [Outline(str(i), *outline) for i, outline in enumerate(distinct, start=1)]
+    why, told = f"{SPAWN} called again in one message", "Done together with the first call."
+    repeated = [Malformed(why, told, other.answers) for other in others]
+    return [first._replace(outlines=outlines), *repeated]
+
+
+def _concluded(
+    result: type[BaseModel], text: str, call_id: str | None, corrected: bool
+) -> Ended | Malformed:
+    try:
+        return Ended(result.model_validate_json(text).model_dump_json())
+    except ValidationError as error:
+        why = f"the result does not fit {result.__name__} ({_first(error)})"
+        told = f"Not accepted: {why}. Call {CONCLUDE} with a result that fits."
+        return Malformed(why, told, call_id, fatal=corrected)
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
