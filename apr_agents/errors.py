@@ -20,8 +20,17 @@ class UnknownModel(AprError, ValueError):
 
     def __init__(self, model: str, why: str) -> None:
         super().__init__(
-            f"Cannot find the model {model!r}: {why}. Use 'bundled' or 'local:DIRECTORY_OR_HUB_ID'."
+            f"Cannot find the model {model!r}: {why}. Use 'bundled', "
+            "'local:DIRECTORY_OR_HUB_ID' or a chat model such as 'openai:gpt-5'."
         )
+        self.model, self.why = model, why
+
+
+class ModelNotReady(AprError, ValueError):
+    """A chat model that is known here but cannot be set up: a package or a key is missing."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"Cannot set up the model {model!r}: {why}.")
         self.model, self.why = model, why
 
 
@@ -34,6 +43,17 @@ class MissingExtra(AprError, ImportError):
             f"pip install 'apr-agents[{extra}]'"
         )
         self.extra, self.package = extra, package
+
+
+class UnsupportedModel(AprError, ValueError):
+    """A model that the engine cannot run."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(
+            f"The engine cannot run a {model}: {why}. Use a decoder whose attention transformers "
+            "can replace, such as Llama, Qwen or Gemma."
+        )
+        self.model, self.why = model, why
 
 
 class PromptTooLong(AprError, ValueError):

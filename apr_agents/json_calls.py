@@ -134,9 +134,11 @@ def plain(messages: Sequence[BaseMessage], system: str = "") -> list[BaseMessage
             told.append(HumanMessage(_dump({"tool_results": results})))
             continue
         results = []
-        if isinstance(message, AIMessage) and message.tool_calls:
-            written = [text for text in (message.text, write_calls(message.tool_calls)) if text]
-            message = AIMessage("\n".join(written))
+        if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+            written = [message.text, write_calls(message.tool_calls) if message.tool_calls else ""]
+            unread = (call["args"] or "" for call in message.invalid_tool_calls)
+            written += [args.removeprefix(UNREADABLE) for args in unread]
+            message = AIMessage("\n".join(text for text in written if text))
         told.append(message)
     if not system:
         return told
@@ -274,18 +276,19 @@ def _call(entry: Any) -> ToolCall:
     args = args or {}
     if not isinstance(args, dict):
         raise ValueError("The arguments of a call must be an object.")
-    if _is_deep(args, DEEPEST):
+    if is_deep(args):
         raise ValueError("The arguments of a call are nested too deeply.")
     # What no other JSON reader takes: NaN, infinity, half a surrogate pair.
     json.dumps([name, args], ensure_ascii=False, allow_nan=False).encode()
     return tool_call(name=name, args=args, id=None)
 
 
-def _is_deep(value: Any, levels: int) -> bool:
+def is_deep(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether lists and objects in ``value`` are nested deeper than ``levels``."""
     if not isinstance(value, dict | list):
         return False
     inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deep(item, levels - 1) for item in inner)
+    return levels == 0 or any(is_deep(item, levels - 1) for item in inner)
 
 
 def _invalid(written: str, why: str) -> InvalidToolCall:

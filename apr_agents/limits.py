@@ -129,5 +129,10 @@ class Allowance:
 
     def less_own(self, *, tokens: int, seconds: float) -> Allowance:
         """What is left after a model call of its own that generated ``tokens``."""
-        spent = self.less(tokens=tokens, seconds=seconds)
-        return replace(spent, calls=self.calls - 1, own_tokens=max(0, self.own_tokens - tokens))
+        return replace(
+            self,
+            calls=self.calls - 1,
+            own_tokens=max(0, self.own_tokens - tokens),
+            tokens=max(0, self.tokens - tokens),
+            seconds=max(0.0, self.seconds - seconds),
+        )

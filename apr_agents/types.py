@@ -33,8 +33,16 @@ class Outline(NamedTuple):
         """Whether its thread is the parent itself, going on while its threads run."""
         return self.number == LANE
 
+    def within(self, parent: Outline | None) -> Outline:
+        """The same, with no tool that the thread of ``parent`` may not use itself."""
+        if parent is None or parent.tools is None:
+            return self
+        allowed = self.tools if self.tools is not None else parent.tools
+        return self._replace(tools=tuple(name for name in allowed if name in parent.tools))
 
-LANE = "0"
+
+LANE = "lane"
+"""No model can number an outline so."""
 
 
 class ToolCall(NamedTuple):
@@ -56,7 +64,8 @@ class Call(_Record):
         text: what the model wrote and the runtime kept.
         tokens: tokens generated.
         prompt_tokens: tokens of the context it continued.
-        closing: what the runtime added to close what the model left open.
+        closing: what the runtime added to close what the model left open; of a chat model, the
+            calls by which it decides, written out.
         message: the chat model's message, when there is more to it than ``text``.
     """
 
@@ -174,6 +183,8 @@ Step = Annotated[Call | Summary | ToolUse | Note | Block | Backtrack, Field(disc
 
 def in_context(steps: Sequence[Step]) -> list[Step]:
     """The steps that make up a thread's context: paths that it gave up are left out."""
+    if not any(isinstance(step, Backtrack) for step in steps):
+        return list(steps)
     kept: list[tuple[int, Step]] = []
     for index, step in enumerate(steps):
         if isinstance(step, Backtrack):

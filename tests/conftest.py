@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import Field
 
 from apr_agents.backends.base import Request
 from apr_agents.backends.scripted import Reply, ScriptedBackend
@@ -21,6 +25,7 @@ settings.load_profile("apr")
 Outlines = Callable[..., str]
 Scripted = Callable[..., ScriptedBackend]
 Ask = Callable[..., Awaitable[Trajectory]]
+Rule = Callable[[list[AnyMessage]], AIMessage | str]
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +62,42 @@ def scripted() -> Iterator[Scripted]:
 
     yield make
     assert not unexpected
+
+
+class RuledModel(BaseChatModel):
+    """A chat model that calls tools and answers as a rule says.
+
+    Attributes:
+        rule: from the messages to the model's next one.
+        heard: the messages of each call so far.
+        offered: the tools of each binding so far.
+    """
+
+    rule: Rule
+    heard: list[list[AnyMessage]] = Field(default_factory=list)
+    offered: list[list[Any]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "ruled"
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        self.offered.append(list(tools))
+        return self
+
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any
+    ) -> ChatResult:
+        self.heard.append(messages)
+        said = self.rule(messages)
+        message = AIMessage(said) if isinstance(said, str) else said
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+@pytest.fixture(scope="session")
+def ruled() -> Callable[[Rule], RuledModel]:
+    """A chat model that answers as a rule says."""
+    return lambda rule: RuledModel(rule=rule)
 
 
 @pytest.fixture(scope="session")

@@ -56,17 +56,19 @@ def test_a_command_exists(command: list[str]) -> None:
         assert set(extras) <= set(project["optional-dependencies"])
     else:
         assert program == "apr-agents"
-        subcommand = subcommands()[arguments[0]]
-        options = {option for param in subcommand.params for option in param.opts}
-        assert {word for word in arguments[1:] if word.startswith("-")} <= options
+        found = the_command()
+        while hasattr(found, "commands"):
+            found = found.commands[arguments.pop(0)]
+        options = {name for param in found.params for name in (*param.opts, *param.secondary_opts)}
+        assert {word for word in arguments if word.startswith("-")} <= options
 
 
-def subcommands() -> dict[str, Any]:
+def the_command() -> Any:
     from typer.main import get_command
 
     from apr_agents.cli import app
 
-    return dict(get_command(app).commands)  # type: ignore[attr-defined]
+    return get_command(app)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))

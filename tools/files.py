@@ -29,7 +29,8 @@ def text_of(path):
 SEARCH = r"""
 line = re.compile(pattern if regex else re.escape(pattern))
 signs = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-glob = re.split(r"(\*\*/|\*\*|[*?])", glob if "/" in glob else "**/" + glob)
+glob = re.sub(r"^\.?/", "", glob) if "/" in glob else "**/" + glob
+glob = re.split(r"(\*\*/|\*\*|[*?])", glob)
 file = re.compile("/" + "".join(signs.get(part) or re.escape(part) for part in glob))
 
 found, searched, skipped, todo, end = [], 0, 0, ["/"], time.monotonic() + 5

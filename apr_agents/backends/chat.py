@@ -35,6 +35,10 @@ class ChatBackend:
         profile = getattr(model, "profile", None) or {}
         self.context_length: int | None = profile.get("max_input_tokens")
         self.bounds_output = "max_tokens" in type(model).model_fields
+        methods = ("_stream", "_astream")
+        self._streams = any(
+            getattr(type(model), method) is not getattr(BaseChatModel, method) for method in methods
+        )
         self._bound: dict[tuple[str, ...], Any] = {}
 
     async def stream(
@@ -50,7 +54,11 @@ class ChatBackend:
         A model that streams nothing gives its message whole.
         """
         options = {"max_tokens": max_tokens} if self.bounds_output else {}
-        pieces = self._with(tools).astream(list(messages), config, **options)
+        bound = self._with(tools)
+        if not self._streams:
+            yield await bound.ainvoke(list(messages), config, **options)
+            return
+        pieces = bound.astream(list(messages), config, **options)
         async with aclosing(cast(AsyncGenerator[AIMessageChunk | AIMessage, None], pieces)):
             async for piece in pieces:
                 yield piece

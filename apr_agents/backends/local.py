@@ -1,20 +1,18 @@
-"""A model in this process, on transformers' continuous batching (extra ``[local]``).
+"""A model in this process, on the fork-aware engine (extra ``[local]``).
 
 Knows tokens and text; never protocols or graphs. Requests of all threads and all event
-loops run in one batch; pages of a common prefix are computed once.
+loops run in one batch; a common prefix is computed once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 import os
 import re
-import threading
+import zlib
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AnyMessage
 
@@ -30,24 +28,14 @@ from apr_agents.errors import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PAGE = 32
-"""Tokens in one page of the cache: prefixes are shared in whole pages."""
+    from apr_agents.engine.engine import Engine
+    from apr_agents.engine.request import Token
 
 CPU_CACHE_TOKENS = 32768
-"""Room for keys and values where transformers cannot size the cache by a GPU's memory."""
+"""Room for keys and values on a CPU."""
 
-
-class _Listener(NamedTuple):
-    loop: asyncio.AbstractEventLoop
-    outputs: asyncio.Queue[Any]
-
-    def hear(self, output: Any) -> bool:
-        """Hand it an output from another thread; false when its event loop is gone."""
-        try:
-            self.loop.call_soon_threadsafe(self.outputs.put_nowait, output)
-        except RuntimeError:
-            return False
-        return True
+GPU_CACHE_SHARE = 0.6
+"""Share of a GPU's free memory that keys and values may take."""
 
 
 class LocalBackend(Backend):
@@ -82,10 +70,7 @@ class LocalBackend(Backend):
         self._ends: set[int] = ends - {None}
         added = tokenizer.added_tokens_decoder.values()
         self._control = _any_of([token.content for token in added if token.special])
-        self._numbers = itertools.count()
-        self._listeners: dict[str, _Listener] = {}
-        self._manager: Any = None
-        self._starting = threading.Lock()
+        self.engine: Engine = _engine(self.model)
 
     @classmethod
     def load(
@@ -158,113 +143,94 @@ class LocalBackend(Backend):
         return text[encoded.offsets[-tokens][0] :] if tokens > 0 else ""
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
-        prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
-        longest = self.context_length or 2**31
-        room = longest - len(prompt)
-        if room < 1:
-            raise PromptTooLong(len(prompt), longest)
-        stops = self._single_tokens(request.stops)
-        limit = min(request.max_tokens, room)
         from tokenizers.decoders import DecodeStream
 
-        decoder, fast = DecodeStream(skip_special_tokens=False), self.tokenizer.backend_tokenizer
-        name = f"apr-{next(self._numbers)}"
-        listener = _Listener(asyncio.get_running_loop(), asyncio.Queue())
-        self._listeners[name] = listener
-        seen, prompt_tokens, finished = 0, len(prompt), False
+        from apr_agents.engine.request import Generate
+
+        prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+        longest = self.context_length or 2**31
+        if len(prompt) >= longest:
+            raise PromptTooLong(len(prompt), longest)
+        fast, decoder = self.tokenizer.backend_tokenizer, DecodeStream(skip_special_tokens=False)
+        single = self._single_tokens(request.stops)
+        several = tuple(stop for stop in request.stops if stop not in single)
+        generate = Generate(
+            ids=prompt,
+            max_tokens=min(request.max_tokens, longest - len(prompt)),
+            end_ids=frozenset(self._ends),
+            stop_ids=frozenset(single.values()),
+            stops=_Stops(fast, several) if several else None,
+            temperature=self.temperature,
+            seed=zlib.crc32(f"{self.seed}/{request.key}".encode()),
+            program=request.key.partition("/")[0].partition(".")[0],
+        )
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Queue[Token] = asyncio.Queue()
+
+        def hear(token: Token) -> None:
+            try:
+                loop.call_soon_threadsafe(heard.put_nowait, token)
+            except RuntimeError:  # the listener's event loop is gone
+                self.engine.cancel(number)
+
+        number = self.engine.submit(generate, hear)
+        finished, prompt_tokens = False, len(prompt)
         try:
-            manager = self._running()
-            accepted = manager.add_request(
-                prompt,
-                request_id=name,
-                max_new_tokens=limit,
-                streaming=True,
-                eos_token_id=sorted(self._ends | stops),
-            )
-            if accepted is None:
-                raise BackendFailed("it has stopped and takes no more requests")
             while not finished:
-                output = await listener.outputs.get()
-                finished = output.is_finished()
-                if output.error is not None:
-                    raise BackendFailed(output.error)
-                fresh, seen = output.generated_tokens[seen:], len(output.generated_tokens)
-                text = "".join(
-                    decoder.step(fast, token) or "" for token in fresh if token not in self._ends
-                )
-                ended = bool(fresh) and fresh[-1] in self._ends
-                yield Delta(text, len(fresh), prompt_tokens, ended)
+                token = await heard.get()
+                finished = token.finish is not None
+                if token.error is not None:
+                    raise BackendFailed(token.error)
+                if token.finish == "cancelled":
+                    raise BackendFailed("it was stopped")
+                ended = token.finish == "end"
+                text = "" if ended else decoder.step(fast, token.id) or ""
+                yield Delta(text, 1, prompt_tokens, ended)
                 prompt_tokens = 0
         finally:
-            del self._listeners[name]
-            if not finished and self._manager is not None:
-                self._manager.cancel_request(name)
+            if not finished:
+                self.engine.cancel(number)
 
     async def aclose(self) -> None:
-        with self._starting:
-            manager, self._manager = self._manager, None
-        if manager is not None:
-            await asyncio.to_thread(manager.stop, block=True, hard_stop=True)
+        await asyncio.to_thread(self.engine.stop)
 
-    def _single_tokens(self, texts: Sequence[str]) -> set[int]:
-        """The texts that are one token: the batch can stop there without being told."""
-        encoded = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
-        return {ids[0] for ids in encoded if len(ids) == 1}
-
-    def _running(self) -> Any:
-        with self._starting:
-            if self._manager is None:
-                self._manager = self._start()
-            return self._manager
-
-    def _start(self) -> Any:
-        from transformers import ContinuousBatchingConfig, GenerationConfig
-
-        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
-        sampled = self.temperature > 0
-        on_cpu = self.model.device.type == "cpu"
-        manager = self.model.init_continuous_batching(
-            generation_config=GenerationConfig(
-                do_sample=sampled,
-                temperature=self.temperature if sampled else None,
-                eos_token_id=sorted(self._ends) or -1,
-                pad_token_id=self.tokenizer.pad_token_id,
-            ),
-            continuous_batching_config=ContinuousBatchingConfig(
-                page_size=PAGE if on_cpu else 256,
-                num_blocks=CPU_CACHE_TOKENS // PAGE if on_cpu else None,
-                max_batch_tokens=512 if on_cpu else None,
-                max_requests_per_batch=256 if on_cpu else None,
-                seed=self.seed,
-            ),
-        )
-        # The manager's own thread is a daemon only if its starter is; else it would keep a
-        # finished program alive.
-        starter = threading.Thread(target=manager.start, daemon=True)
-        starter.start()
-        starter.join()
-        threading.Thread(
-            target=self._dispatch, args=(manager,), name="apr-dispatch", daemon=True
-        ).start()
-        return manager
-
-    def _dispatch(self, manager: Any) -> None:
-        """Hand outputs to whoever waits; a listener whose event loop is gone costs nobody else."""
-        for output in manager:
-            listener = self._listeners.get(output.request_id)
-            if listener is not None and not listener.hear(output):
-                manager.cancel_request(output.request_id)
-        for listener in list(self._listeners.values()):
-            listener.hear(_Stopped("it was stopped"))
+    def _single_tokens(self, texts: Sequence[str]) -> dict[str, int]:
+        """The texts that are one token, and that token."""
+        fast = self.tokenizer.backend_tokenizer
+        encoded = {text: fast.encode(text, add_special_tokens=False).ids for text in texts}
+        return {text: ids[0] for text, ids in encoded.items() if len(ids) == 1}
 
 
-class _Stopped(NamedTuple):
-    """Takes the place of an output when the batch has stopped."""
+class _Stops:
+    """Says, token by token, when a text ends with one of several stops."""
 
-    error: str
+    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
+        from tokenizers.decoders import DecodeStream
 
-    def is_finished(self) -> bool:
-        return True
+        self._tokenizer, self._decoder = tokenizer, DecodeStream(skip_special_tokens=False)
+        self._stops, self._longest, self._text = stops, max(map(len, stops)), ""
+
+    def __call__(self, token: int) -> bool:
+        fresh = self._decoder.step(self._tokenizer, token) or ""
+        self._text = (self._text + fresh)[-self._longest - len(fresh) :]
+        return any(stop in self._text for stop in self._stops)
+
+
+def _engine(model: PreTrainedModel) -> Engine:
+    """An engine for ``model``, its cache sized for the device."""
+    import torch
+
+    from apr_agents.engine.engine import Engine, EngineOptions
+
+    if model.device.type == "cpu":
+        return Engine(model, EngineOptions(cache_tokens=CPU_CACHE_TOKENS))
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token_bytes = 2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
+    free, _ = torch.cuda.mem_get_info(model.device)
+    cache_tokens = int(GPU_CACHE_SHARE * free) // token_bytes
+    return Engine(model, EngineOptions(cache_tokens=cache_tokens, most_tokens=4096))
 
 
 def _any_of(texts: Sequence[str]) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""The command line: ``apr-agents solve | eval``.
+"""The command line: ``apr-agents solve | eval | bench``.
 
 Starts fast: what is heavy is imported once a command needs it.
 """

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from apr_agents.cli.toolfile import load_tools
+from apr_agents.errors import InvalidOption
 from apr_agents.limits import Limits
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from apr_agents.backends.chat import ChatBackend
 
 Strategy = Literal["adaptive", "sequential"]
-Merge = Literal["full", "conclusions", "summary"]
+Merge = Literal["full", "conclusions", "summary", "count", "union", "sum"]
 
 
 def _threads(text: str) -> int | None:
@@ -35,7 +38,12 @@ def _threads(text: str) -> int | None:
 
 
 ModelOption = Annotated[
-    str, typer.Option("--model", metavar="MODEL", help="'bundled' or 'local:DIRECTORY_OR_HUB_ID'.")
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="'bundled', 'local:DIRECTORY_OR_HUB_ID', or a chat model such as 'openai:gpt-5'.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,
@@ -54,6 +62,24 @@ StrategyOption = Annotated[
 MergeOption = Annotated[
     Merge, typer.Option("--merge", help="What the model sees of its finished threads.")
 ]
+JoinOption = Annotated[
+    str,
+    typer.Option(
+        "--join",
+        metavar="POLICY",
+        help="How many threads a block waits for, where the model does not say: "
+        "all, first_success, vote, or such as 2_of_n.",
+    ),
+]
+ToolsOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--tools",
+        metavar="FILE",
+        help="A Python file whose list 'tools' a chat model and its threads may use; repeatable.",
+        show_default=False,
+    ),
+]
 DepthOption = Annotated[
     int,
     typer.Option(
@@ -61,6 +87,7 @@ DepthOption = Annotated[
     ),
 ]
 DEFAULT_DEPTH = Limits().max_depth
+NO_TOOLS: list[Path] = []
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -72,6 +99,8 @@ class AgentOptions:
     threads: int | None
     strategy: Strategy
     merge: Merge
+    join: str
+    tools: Sequence[Path]
     max_depth: int
 
 
@@ -90,11 +119,21 @@ def load(options: AgentOptions, console: Console) -> LoadedAgent:
         limits = replace(limits, max_threads=options.threads, max_total_threads=options.threads)
     with console.status("Loading the model …"):
         from apr_agents.backends import resolve
+        from apr_agents.backends.base import Backend
         from apr_agents.graph.build import create_parallel_agent
 
+        tools = load_tools(options.tools)
         backend = resolve(options.model)
+        if options.tools and isinstance(backend, Backend):
+            takes = f"left out: {options.model!r} continues text, only chat models call tools"
+            raise InvalidOption("--tools", str(options.tools[0]), takes)
         graph = create_parallel_agent(
-            options.model, limits=limits, strategy=options.strategy, merge=options.merge
+            options.model,
+            tools,
+            limits=limits,
+            strategy=options.strategy,
+            merge=options.merge,
+            join=options.join,
         )
     return LoadedAgent(graph, backend)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from apr_agents.cli.bench import bench
 from apr_agents.cli.evaluate import evaluate
 from apr_agents.cli.solve import solve
 from apr_agents.errors import AprError, BackendFailed, PromptTooLong
@@ -59,6 +60,7 @@ app = typer.Typer(
 )
 app.command("solve")(solve)
 app.command("eval")(evaluate)
+app.add_typer(bench, name="bench")
 
 
 @app.callback()

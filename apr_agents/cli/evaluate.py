@@ -10,14 +10,17 @@ import typer
 
 from apr_agents.cli.agent import (
     DEFAULT_DEPTH,
+    NO_TOOLS,
     AgentOptions,
     DepthOption,
+    JoinOption,
     JsonOption,
     LoadedAgent,
     MergeOption,
     ModelOption,
     StrategyOption,
     ThreadsOption,
+    ToolsOption,
     load,
     print_json,
     quiet,
@@ -69,6 +72,8 @@ def evaluate(
     threads: ThreadsOption = None,
     strategy: StrategyOption = "adaptive",
     merge: MergeOption = "conclusions",
+    join: JoinOption = "all",
+    tools: ToolsOption = NO_TOOLS,
     max_depth: DepthOption = DEFAULT_DEPTH,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +83,13 @@ def evaluate(
     if file is not None and kind is not None:
         raise typer.BadParameter("it goes with --task, not with --file.", param_hint=["--kind"])
     options = AgentOptions(
-        model=model, threads=threads, strategy=strategy, merge=merge, max_depth=max_depth
+        model=model,
+        threads=threads,
+        strategy=strategy,
+        merge=merge,
+        join=join,
+        tools=tools,
+        max_depth=max_depth,
     )
     from rich.console import Console
 

@@ -12,19 +12,22 @@ import typer
 
 from apr_agents.cli.agent import (
     DEFAULT_DEPTH,
+    NO_TOOLS,
     AgentOptions,
     DepthOption,
+    JoinOption,
     JsonOption,
     LoadedAgent,
     MergeOption,
     ModelOption,
     StrategyOption,
     ThreadsOption,
+    ToolsOption,
     load,
     print_json,
     quiet,
 )
-from apr_agents.errors import EmptyQuestion, UnusableFile
+from apr_agents.errors import AprError, BackendFailed, EmptyQuestion, UnusableFile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +46,8 @@ def solve(
     threads: ThreadsOption = None,
     strategy: StrategyOption = "adaptive",
     merge: MergeOption = "conclusions",
+    join: JoinOption = "all",
+    tools: ToolsOption = NO_TOOLS,
     max_depth: DepthOption = DEFAULT_DEPTH,
     as_json: JsonOption = False,
     trace: Annotated[
@@ -64,7 +69,13 @@ def solve(
     if trace is not None:
         _check_writable(trace)
     options = AgentOptions(
-        model=model, threads=threads, strategy=strategy, merge=merge, max_depth=max_depth
+        model=model,
+        threads=threads,
+        strategy=strategy,
+        merge=merge,
+        join=join,
+        tools=tools,
+        max_depth=max_depth,
     )
     console = Console(stderr=True, quiet=as_json)
     with quiet():
@@ -90,6 +101,7 @@ class NoAnswer(typer.TyperException):
 
 
 async def _run(agent: LoadedAgent, question: str, console: Console) -> Trajectory:
+    from apr_agents.backends.chat import ChatBackend
     from apr_agents.trace.terminal import LiveThreads
     from apr_agents.trace.trajectory import Trajectory
 
@@ -108,6 +120,11 @@ async def _run(agent: LoadedAgent, question: str, console: Console) -> Trajector
                     state = data
             trajectory = Trajectory.model_validate(state["trajectory"])
             threads.finish(trajectory)
+    except Exception as error:
+        if isinstance(error, AprError) or not isinstance(agent.backend, ChatBackend):
+            raise
+        # Whatever the package of its provider raises.
+        raise BackendFailed(f"{type(error).__name__}: {error}") from error
     finally:
         await agent.backend.aclose()
     return trajectory

@@ -17,15 +17,16 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 from langchain_core.messages.ai import add_ai_message_chunks
+from langchain_core.messages.tool import invalid_tool_call
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
 from apr_agents.backends.base import Delta, approximate_tokens
 from apr_agents.backends.chat import ChatBackend
-from apr_agents.graph.mind import Mind, Output, Turn, cut
+from apr_agents.graph.mind import Mind, Output, Turn, cut, sound
 from apr_agents.graph.state import Thread
-from apr_agents.json_calls import instructions, plain, read_calls
+from apr_agents.json_calls import instructions, is_deep, plain, read_calls
 from apr_agents.protocols.base import Decision, Ended
 from apr_agents.protocols.tool_calls import SPAWN, ToolCalls
 from apr_agents.types import (
@@ -41,7 +42,7 @@ from apr_agents.types import (
 )
 
 CUT_SHORT = {"length", "max_tokens", "MAX_TOKENS"}
-"""Finish reasons of a message that broke off at a limit."""
+"""Finish reasons, stop reasons of a message that broke off at a limit."""
 
 
 class ChatMind(Mind):
@@ -67,15 +68,18 @@ class ChatMind(Mind):
 
     def begin(self, messages: Sequence[AnyMessage], budget: int) -> list[AnyMessage]:
         system = [SystemMessage(self.system_prompt)] if self.system_prompt else []
-        return [*system, *messages]
+        return [*system, *(m.model_copy(update={"content": sound(m.content)}) for m in messages)]
 
     def enter(self, parent: Thread, outline: Outline, budget: int) -> list[AnyMessage]:
         asked = HumanMessage(outline.text)
         if self.says.visibility == "isolated" and not outline.is_lane:
             return self.begin([asked], budget)
-        *before, spawning = self.messages(parent)
+        messages = self.messages(parent)
+        while isinstance(messages[-1], ToolMessage):  # other calls beside the one that spawned
+            messages.pop()
+        *before, spawning = messages
         # The call that spawned has no answer yet, and models refuse calls without one.
-        said = [AIMessage(spawning.text)] if spawning.text else []
+        said = [AIMessage(spawning.text)] if spawning.text.strip() else []
         return [*before, *said, asked]
 
     def turn(self, thread: Thread, limit: int, budget: int) -> Turn:
@@ -92,13 +96,10 @@ class ChatMind(Mind):
     def conclusion(self, thread: Thread) -> str:
         if thread.concluded is not None:
             return thread.concluded
-        return self.says.conclusion(_last_text(thread))
+        return self.says.conclusion(_last_word(in_context(thread.steps)))
 
     def answer(self, thread: Thread) -> str | None:
-        if text := _last_text(thread):
-            return text
-        blocks = [step.joined for step in thread.steps if isinstance(step, Block)]
-        return blocks[-1] if blocks else None
+        return _last_word(in_context(thread.steps)) or _last_word(thread.steps) or None
 
     def messages(self, thread: Thread, *, artifacts: bool = False) -> list[AnyMessage]:
         """The thread's context; with ``artifacts``, joins carry the full results for tools."""
@@ -116,7 +117,7 @@ class ChatMind(Mind):
 def _messages(steps: Sequence[Step], *, artifacts: bool) -> Iterator[AnyMessage]:
     for step in steps:
         match step:
-            case Call():
+            case Call() if step.message or step.text.strip():  # models refuse empty messages
                 yield step.message or AIMessage(step.text)
             case ToolUse(call=call):
                 status: Any = "error" if step.failed else "success"
@@ -139,9 +140,13 @@ def artifact(threads: Sequence[ThreadResult]) -> dict[str, Any]:
     return {"threads": [thread.model_dump(mode="json") for thread in threads]}
 
 
-def _last_text(thread: Thread) -> str:
-    said = (step.text for step in reversed(in_context(thread.steps)) if isinstance(step, Call))
-    return next((text for text in said if text.strip()), "")
+def _last_word(steps: Sequence[Step]) -> str:
+    """The last thing that the model said, or that its threads came to."""
+    for step in reversed(steps):
+        match step:
+            case Call(text=text) | Block(joined=text) if text.strip():
+                return text
+    return ""
 
 
 class _Message(Turn):
@@ -164,14 +169,17 @@ class _Message(Turn):
     async def stream(self, config: RunnableConfig | None) -> AsyncGenerator[Delta, None]:
         prompt: Sequence[BaseMessage] = self.prompt
         tools = self.tools
-        if tools and not self.mind.backend.calls_tools:
-            prompt, tools = plain(prompt, instructions(tools)), ()
-        backend, told = self.mind.backend, 0
+        if not (tools and self.mind.backend.calls_tools):
+            # Providers take calls and their results only along with tools.
+            prompt, tools = plain(prompt, instructions(tools) if tools else ""), ()
+        backend, written, told = self.mind.backend, "", 0
         pieces = backend.stream(prompt, tools, max_tokens=self.limit, config=config)
         async with aclosing(pieces):
             async for piece in pieces:
                 self.pieces.append(piece)
-                tokens = backend.count(piece.text)
+                args = [part["args"] or "" for part in getattr(piece, "tool_call_chunks", ())]
+                written += "".join([piece.text, *args])
+                tokens = backend.count(written) - told
                 told += tokens
                 yield Delta(piece.text, tokens)
                 if told > self.limit and not backend.bounds_output and not piece.usage_metadata:
@@ -209,18 +217,22 @@ def _normal(pieces: Sequence[AIMessageChunk | AIMessage], *, in_json: bool) -> A
     chunks = [piece for piece in pieces if isinstance(piece, AIMessageChunk)]
     whole = add_ai_message_chunks(*chunks) if len(chunks) > 1 else (pieces or [AIMessage("")])[0]
     message = cast(AIMessage, message_chunk_to_message(whole))
+    content, made, invalid = message.content, message.tool_calls, message.invalid_tool_calls
     if in_json:
-        text, calls, invalid = read_calls(message.text)
-        update = {"content": text, "tool_calls": calls, "invalid_tool_calls": invalid}
-        message = message.model_copy(update=update)
-    ids = [call["id"] for call in [*message.tool_calls, *message.invalid_tool_calls]]
-    if len({*ids, None}) == len(ids) + 1:
-        return message
-    numbered = [
-        [{**call, "id": f"{kind}_{i}"} for i, call in enumerate(calls)]
-        for kind, calls in (("call", message.tool_calls), ("invalid", message.invalid_tool_calls))
+        content, made, invalid = read_calls(message.text)
+    deep = [
+        invalid_tool_call(name=call["name"], args="", id=call["id"], error="nested too deeply")
+        for call in made
+        if is_deep(call["args"])
     ]
-    return message.model_copy(update={"tool_calls": numbered[0], "invalid_tool_calls": numbered[1]})
+    calls = [call for call in made if not is_deep(call["args"])]
+    invalid = [*invalid, *deep]
+    ids = [call["id"] for call in [*calls, *invalid]]
+    if len({*ids, None}) <= len(ids):
+        calls = [{**call, "id": f"call_{i}"} for i, call in enumerate(calls)]
+        invalid = [{**call, "id": f"invalid_{i}"} for i, call in enumerate(invalid)]
+    update = {"content": content, "tool_calls": calls, "invalid_tool_calls": invalid}
+    return message.model_copy(update=sound(update))
 
 
 class _Answering(_Message):
@@ -230,7 +242,8 @@ class _Answering(_Message):
         self.own = mind.allowed(thread)
         is_thread = thread.outline is not None and not thread.outline.is_lane
         self.result = mind.result if is_thread else None
-        self.corrected = any(isinstance(step, Note) for step in in_context(thread.steps))
+        notes = (step for step in in_context(thread.steps) if isinstance(step, Note))
+        self.corrected = any(map(mind.says.corrects, notes))
         self.budget, self.discardable = budget, thread.latest_block is not None
         controls = mind.says.controls(
             threads=budget, discardable=self.discardable, result=self.result
@@ -239,8 +252,9 @@ class _Answering(_Message):
 
     def read(self, output: Output) -> tuple[Call, list[Decision]]:
         call, message = self.call(output), self.message
-        short = message.response_metadata.get("finish_reason") in CUT_SHORT
-        if not output.ended or (short and not message.tool_calls):
+        told = map(message.response_metadata.get, ("finish_reason", "stop_reason"))
+        if not output.ended or any(why in CUT_SHORT for why in told if isinstance(why, str)):
+            # Arguments that broke off were repaired on the way: no call can be trusted.
             return call, [cut(output, self.limit)]
         decisions = self.mind.says.read(
             message,
@@ -250,7 +264,9 @@ class _Answering(_Message):
             tools=self.own,
             corrected=self.corrected,
         )
-        return call, decisions
+        made = [each for each in message.tool_calls if each["name"] not in self.own]
+        closing = "".join(f"\n[{each['name']} {each['args']}]" for each in made)
+        return call.model_copy(update={"closing": closing}), decisions
 
 
 class _Summing(_Message):

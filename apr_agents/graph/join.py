@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from apr_agents.errors import InvalidOption
@@ -93,6 +93,7 @@ class Vote(JoinPolicy):
 
     Args:
         ballot: what of a conclusion is counted; by default its text, spaces and case aside.
+            A conclusion on which it raises has no vote.
     """
 
     ballot: Callable[[str], str] = lambda conclusion: " ".join(conclusion.split()).casefold()
@@ -108,16 +109,23 @@ class Vote(JoinPolicy):
         tally = self._tally(results)
         if not tally:
             return None
-        said = {self.ballot(r.conclusion): r.conclusion for r in reversed(_done(results))}
+        ballots = self._ballots(results)
+        said = {ballots[r.id]: r.conclusion for r in reversed(results) if r.id in ballots}
         counts = "; ".join(f"{count} × {said[vote]}" for vote, count in tally.most_common())
         return f"vote of {tally.total()} threads: {counts}"
 
     def _tally(self, results: Sequence[ThreadResult]) -> Counter[str]:
-        return Counter(self.ballot(result.conclusion) for result in _done(results))
+        return Counter(self._ballots(results).values())
 
-
-def _done(results: Sequence[ThreadResult]) -> list[ThreadResult]:
-    return [result for result in results if result.status == "done"]
+    def _ballots(self, results: Sequence[ThreadResult]) -> dict[str, str]:
+        """What each thread that is done votes for, by its id."""
+        ballots = {}
+        for result in results:
+            # A conclusion on which the user's function raises is no vote.
+            with suppress(Exception):
+                if result.status == "done":
+                    ballots[result.id] = str(self.ballot(result.conclusion))
+        return ballots
 
 
 STANDARD: dict[str, JoinPolicy] = {
@@ -148,40 +156,53 @@ class Races:
     """
 
     def __init__(self) -> None:
-        self._running: dict[tuple[str, str], asyncio.Timeout] = {}
-        self._finished: dict[tuple[str, str], list[ThreadResult]] = {}
+        self._running: dict[asyncio.Timeout, tuple[str, str]] = {}
+        self._finished: dict[tuple[str, str], dict[str, ThreadResult]] = {}
         self._settled: set[tuple[str, str]] = set()
+        self._lanes: set[tuple[str, str]] = set()
 
     @contextmanager
     def running(self, thread: Thread, deadline: asyncio.Timeout) -> Iterator[None]:
         """While this holds, losing a race ends what ``deadline`` guards."""
         key = (thread.run, thread.id)
-        self._running[key] = deadline
+        if thread.outline is not None and thread.outline.is_lane:
+            self._lanes.add(key)
+        if self.lost(*key):
+            deadline.reschedule(0)
+        self._running[deadline] = key
         try:
             yield
         finally:
-            del self._running[key]
+            del self._running[deadline]
 
     def finished(self, run: str, result: ThreadResult, policy: JoinPolicy, threads: int) -> None:
         """A thread of a block of so many has ended; if that settles it, the others end too."""
         if isinstance(policy, All):
             return
         block = _block(run, result.id)
-        finished = self._finished.setdefault(block, [])
-        finished.append(result)
-        if block in self._settled or not policy.settled(finished, threads):
+        finished = self._finished.setdefault(block, {})
+        finished.pop(result.id, None)  # said again after a restart
+        finished[result.id] = result
+        if block in self._settled or not policy.settled(list(finished.values()), threads):
             return
         self._settled.add(block)
-        for (other, thread), deadline in list(self._running.items()):
+        for deadline, (other, thread) in list(self._running.items()):
             if other == run and self.lost(run, thread) and not deadline.expired():
                 deadline.reschedule(0)
 
     def lost(self, run: str, thread_id: str) -> bool:
-        """Whether the thread, or one above it, belongs to a block that is settled without it."""
+        """Whether the thread, or one above it, belongs to a block that is settled without it.
+
+        A lane does not: it is the parent's own work.
+        """
         path = thread_id
         while "." in path:
             block = _block(run, path)
-            if block in self._settled and all(r.id != path for r in self._finished[block]):
+            if (
+                block in self._settled
+                and path not in self._finished[block]
+                and (run, path) not in self._lanes
+            ):
                 return True
             path = path.rpartition(".")[0]
         return False
@@ -191,6 +212,7 @@ class Races:
         block = (thread.run, thread.id)
         self._finished.pop(block, None)
         self._settled.discard(block)
+        self._lanes.difference_update((thread.run, child) for child in thread.child_ids)
 
 
 def _block(run: str, thread_id: str) -> tuple[str, str]:

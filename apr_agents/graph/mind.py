@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
@@ -131,6 +131,19 @@ class Mind(ABC):
     @abstractmethod
     def answer(self, thread: Thread) -> str | None:
         """The root's answer; ``None`` when it gave none."""
+
+
+def sound(data: Any) -> Any:
+    """``data`` without halves of surrogate pairs: broken bytes that no file or model can take."""
+    match data:
+        case str():
+            return data.encode("utf-8", "replace").decode("utf-8")
+        case list():
+            return [sound(item) for item in data]
+        case dict():
+            return {sound(key): sound(value) for key, value in data.items()}
+        case _:
+            return data
 
 
 def as_text(base: Base) -> str:

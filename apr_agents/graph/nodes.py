@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.config import get_stream_writer
 from langgraph.types import Overwrite, Send
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from apr_agents.backends.loop import run_in_background
 from apr_agents.graph.journal import Journal, checkpointer_of
@@ -43,13 +43,20 @@ class Node(Runnable[State, State]):
         return run_in_background(act())
 
     def _scene(self, config: RunnableConfig | None) -> Scene:
+        saved = checkpointer_of(config) is not None
+
         async def use(thread: Thread, call: ToolCall) -> ToolUse:
             assert self.toolbox is not None
-            return await self.toolbox.use(
-                thread, call, config, durable=checkpointer_of(config) is not None
-            )
+            return await self.toolbox.use(thread, call, config, durable=saved)
 
-        return Scene(get_stream_writer(), config, use)
+        return Scene(get_stream_writer(), config, use, saved)
+
+
+def plain(record: Thread | BaseModel, scene: Scene) -> Any:
+    """What LangGraph carries: plain data where it is saved, so that any serializer takes it."""
+    if not scene.saved:
+        return record
+    return record.to_data() if isinstance(record, Thread) else record.model_dump()
 
 
 class Edge(Runnable[State, Any]):
@@ -76,18 +83,18 @@ class Nodes:
     async def start(self, state: State, scene: Scene) -> State:
         """Messages in; a fresh root thread out."""
         thread = self.runner.start(state["messages"])
-        return {"thread": thread.model_dump(), "results": Overwrite([]), "uses": Overwrite([])}
+        return {"thread": plain(thread, scene), "results": Overwrite([]), "uses": Overwrite([])}
 
     async def reason(self, state: State, scene: Scene) -> State:
         """Think until there is something to wait for or the thread has ended."""
-        thread = Thread.model_validate(state["thread"])
+        thread = Thread.of(state["thread"])
         await self.runner.reason(thread, scene)
-        update: State = {"thread": thread.model_dump()}
+        update: State = {"thread": plain(thread, scene)}
         if thread.status is None:
             return update
         if not thread.is_root:
             result = self.runner.result(thread, scene.emit)
-            return update | {"results": Overwrite([result.model_dump()])}
+            return update | {"results": Overwrite([plain(result, scene)])}
         trajectory = self.runner.trajectory(thread, scene.emit)
         message = AIMessage(
             trajectory.answer or "",
@@ -97,13 +104,13 @@ class Nodes:
 
     async def spawn(self, state: State, scene: Scene) -> State:
         """A block that the thread was told to ask for."""
-        thread = Thread.model_validate(state["thread"])
+        thread = Thread.of(state["thread"])
         self.runner.spawn(thread, SPAWN.validate_python(state["spawn"]), scene.emit)
-        return {"thread": thread.model_dump()}
+        return {"thread": plain(thread, scene)}
 
     async def threads(self, state: State, scene: Scene) -> State:
         """Whole lives of threads, all at once; where the run is saved, each as it ends."""
-        threads = [Thread.model_validate(thread) for thread in state["threads"]]
+        threads = [Thread.of(thread) for thread in state["threads"]]
         saver = checkpointer_of(scene.config)
         if saver is None or scene.config is None:
             results = await self.runner.live_all(threads, scene)
@@ -113,21 +120,21 @@ class Nodes:
                 threads, scene, earlier=journal.finished, keep=journal.add
             )
             await journal.close()
-        return {"results": [result.model_dump() for result in results]}
+        return {"results": [plain(result, scene) for result in results]}
 
     async def tool(self, state: State, scene: Scene) -> State:
         """One tool call of a thread."""
-        thread = Thread.model_validate(state["thread"])
+        thread = Thread.of(state["thread"])
         use = await self.runner.use(thread, ToolCall(*state["call"]), scene)
-        return {"uses": [use.model_dump()]}
+        return {"uses": [plain(use, scene)]}
 
     async def merge(self, state: State, scene: Scene) -> State:
         """Results in, in any order; the parent thread goes on with a short context."""
-        thread = Thread.model_validate(state["thread"])
+        thread = Thread.of(state["thread"])
         results = [ThreadResult.model_validate(result) for result in state["results"]]
         uses = [ToolUse.model_validate(use) for use in state["uses"]]
         await self.runner.join(thread, results, uses, scene)
-        return {"thread": thread.model_dump(), "results": Overwrite([]), "uses": Overwrite([])}
+        return {"thread": plain(thread, scene), "results": Overwrite([]), "uses": Overwrite([])}
 
     def fan_out(self, state: State, saved: bool) -> list[Send] | str:
         """Threads and tool calls at once; nothing to wait for: the thread has ended.
@@ -136,13 +143,14 @@ class Nodes:
         bookkeeping. Only where the run is saved, a thread that may spawn or call tools is a
         graph of its own: then its steps are saved one by one, and its tools may interrupt.
         """
-        thread = Thread.model_validate(state["thread"])
+        thread = Thread.of(state["thread"])
         if thread.status is not None:
             return "__end__"
-        calls = [Send("tool", {"thread": state["thread"], "call": call}) for call in thread.uses]
-        children = [child.model_dump() for child in self.runner.children(thread)]
+        calls = [Send("tool", {"thread": state["thread"], "call": [*c]}) for c in thread.uses]
+        children = self.runner.children(thread)
         if saved and not self.runner.are_leaves(thread):
-            alone = [Send("thread", {"thread": child}) for child in children]
+            alone = [Send("thread", {"thread": child.to_data()}) for child in children]
             return [*calls, *alone] or "__end__"
-        together = [Send("threads", {"threads": children})] if children else []
+        carried = [child.to_data() for child in children] if saved else children
+        together = [Send("threads", {"threads": carried})] if children else []
         return [*calls, *together] or "__end__"

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import merge_configs
 
 from apr_agents.backends.base import Delta
 from apr_agents.backends.gate import Gate
 from apr_agents.errors import EmptyQuestion, InvalidOption
 from apr_agents.graph.join import NOT_NEEDED, JoinPolicy, Races, resolve_join
 from apr_agents.graph.merge import LEAST, MergePolicy, fit, is_lane, show
-from apr_agents.graph.mind import Mind, Output, Turn, as_text
+from apr_agents.graph.mind import Mind, Output, Speech, Turn, as_text
 from apr_agents.graph.state import Race, Thread
 from apr_agents.limits import Allowance, Limits
 from apr_agents.protocols.base import (
@@ -62,11 +61,13 @@ class Scene:
         emit: takes the run's events.
         config: LangChain's configuration of the model and tool calls.
         use: makes a tool call of the thread.
+        saved: whether the run is checkpointed.
     """
 
     emit: Emit
     config: RunnableConfig | None = None
     use: Callable[[Thread, ToolCall], Awaitable[ToolUse]] | None = None
+    saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Runner:
 
     Attributes:
         parent_lane: whether a parent goes on with a lane of its own while its threads run.
+        host: how to speak to the root, where that is an agent around it rather than ``mind``.
     """
 
     mind: Mind
@@ -83,6 +85,7 @@ class Runner:
     limits: Limits
     gate: Gate
     parent_lane: bool = False
+    host: Speech | None = None
     races: Races = field(default_factory=Races)
 
     @property
@@ -176,24 +179,26 @@ class Runner:
                     return await scene.use(thread, call)
         except TimeoutError:
             text = f"It did not return within {thread.allowance.seconds:.3g} s."
+            if self.races.lost(thread.run, thread.id):
+                text = f"It was stopped: {NOT_NEEDED}."
             seconds = time.monotonic() - started
             return ToolUse(call=call, text=text, failed=True, seconds=seconds)
 
     def spawn(self, thread: Thread, spawn: Spawn, emit: Emit) -> None:
         """Have ``thread`` wait for a block, as far as the limits allow."""
-        outlines = spawn.outlines
+        outlines = [outline.within(thread.outline) for outline in spawn.outlines]
         allowed = thread.allowance.block_size(self.limits)
         if thread.allowance.share(max(1, min(allowed, len(outlines))), self.limits).next_call < 1:
             allowed = 0
         if not allowed:
             why = f"{len(outlines)} threads asked for, none allowed"
-            told = self.mind.says.decline()
+            told = self._speech(thread).decline()
             note = Note(event="declined", why=why, told=told, answers=spawn.answers)
             thread.steps.append(note)
             return emit({"type": "declined", "id": thread.id, "text": why})
         thread.outlines, thread.left_out = outlines[:allowed], outlines[allowed:]
         if self.parent_lane:
-            thread.outlines = [*thread.outlines, self.mind.says.lane()]
+            thread.outlines = [*thread.outlines, self.mind.says.lane().within(thread.outline)]
         thread.policy, thread.answers = self._policy(spawn.join).name, spawn.answers
         emit({"type": "spawned", "id": thread.id, "threads": thread.child_ids})
 
@@ -203,7 +208,8 @@ class Runner:
             return []
         allowance = thread.allowance.share(len(thread.outlines), self.limits)
         budget = self._budget(allowance)
-        race = Race(thread.policy, len(thread.outlines))
+        racing = [outline for outline in thread.outlines if not outline.is_lane]
+        race = Race(thread.policy, len(racing))
         return [
             Thread(
                 run=thread.run,
@@ -245,7 +251,7 @@ class Runner:
         ordered = [by_id[child_id] for child_id in thread.child_ids]
         thread.allowance = thread.allowance.less(
             tokens=sum(result.tokens for result in ordered),
-            threads=sum(sum(1 for _ in result.walk()) for result in ordered if not is_lane(result)),
+            threads=sum(not is_lane(below) for result in ordered for below in result.walk()),
         )
         joined = await self._joined(thread, ordered, scene)
         thread.steps.append(
@@ -257,9 +263,9 @@ class Runner:
                 answers=thread.answers,
             )
         )
+        self.races.joined(thread)
         thread.children += len(ordered)
         thread.outlines, thread.left_out, thread.answers = [], [], None
-        self.races.joined(thread)
         scene.emit({"type": "merged", "id": thread.id, "text": joined})
 
     def result(self, thread: Thread, emit: Emit) -> ThreadResult:
@@ -293,7 +299,7 @@ class Runner:
         return result
 
     def _finish(self, thread: Thread, result: ThreadResult) -> None:
-        if thread.race is not None:
+        if thread.race is not None and not is_lane(result):
             policy = self._policy(thread.race.policy)
             self.races.finished(thread.run, result, policy, thread.race.threads)
 
@@ -392,12 +398,12 @@ class Runner:
         failure: Failure | None = None
         started = time.monotonic()
         estimate = turn.estimate() if self.gate.tokens_per_second else 0
-        config = merge_configs(scene.config, {"metadata": {"apr_thread": thread.id}})
+        # The rest of the configuration reaches the model through the context of the node.
+        metadata = (scene.config or {}).get("metadata", {})
+        config: RunnableConfig = {"metadata": {**metadata, "apr_thread": thread.id}}
         try:
             async with asyncio.timeout(thread.allowance.seconds) as deadline:
                 with self.races.running(thread, deadline):
-                    if self.races.lost(thread.run, thread.id):
-                        deadline.reschedule(0)
                     async with (
                         self.gate.hold(estimate) as held,
                         aclosing(turn.stream(config)) as deltas,
@@ -423,7 +429,8 @@ class Runner:
 
     async def _joined(self, thread: Thread, results: list[ThreadResult], scene: Scene) -> str:
         """What ``thread`` reads of its block, in no more than its join may take."""
-        verdict = self._policy(thread.policy).verdict(results)
+        racing = [result for result in results if not is_lane(result)]
+        verdict = self._policy(thread.policy).verdict(racing)
         shown = show(self.merge, results, verdict)
         if thread.left_out:
             count, limit = len(thread.left_out), len(thread.outlines)
@@ -432,7 +439,7 @@ class Runner:
         room = self._room(thread)
         if self.merge.summary_tokens is not None:
             shown = await self._digested(thread, shown, room, scene)
-        says, backend = self.mind.says, self.mind.backend
+        says, backend = self._speech(thread), self.mind.backend
         return fit(shown, room, join=says.join, count=backend.count, tail=backend.tail)
 
     async def _digested(
@@ -466,6 +473,9 @@ class Runner:
             return self.limits.max_join_tokens
         left = longest - calls[-1].prompt_tokens - calls[-1].tokens
         return max(1, min(self.limits.max_join_tokens, left // 2))
+
+    def _speech(self, thread: Thread) -> Speech:
+        return self.host if self.host is not None and thread.is_root else self.mind.says
 
     def _conclusion(self, thread: Thread) -> str:
         if thread.is_root:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from apr_agents.limits import Allowance
 from apr_agents.types import (
@@ -28,7 +29,8 @@ class Race(NamedTuple):
     threads: int
 
 
-class Thread(BaseModel):
+@dataclass(kw_only=True, slots=True)
+class Thread:
     """A thread at work.
 
     Attributes:
@@ -51,23 +53,33 @@ class Thread(BaseModel):
         reason: why, when that is not ``done``.
     """
 
+    base: str | list[AnyMessage]
+    allowance: Allowance
     run: str = ""
     id: str = "0"
     outline: Outline | None = None
     race: Race | None = None
-    base: str | list[AnyMessage]
-    steps: list[Step] = []
-    allowance: Allowance
+    steps: list[Step] = field(default_factory=list)
     children: int = 0
     seconds: float = 0.0
-    outlines: list[Outline] = []
-    left_out: list[Outline] = []
+    outlines: list[Outline] = field(default_factory=list)
+    left_out: list[Outline] = field(default_factory=list)
     policy: str = "all"
     answers: str | None = None
-    uses: list[ToolCall] = []
+    uses: list[ToolCall] = field(default_factory=list)
     concluded: str | None = None
     status: ThreadStatus | None = None
     reason: str | None = None
+
+    @classmethod
+    def of(cls, data: Thread | dict[str, Any]) -> Thread:
+        """A thread from its plain data; a thread is returned as it is."""
+        return data if isinstance(data, Thread) else _THREADS.validate_python(data)
+
+    def to_data(self) -> dict[str, Any]:
+        """The thread as plain data."""
+        data: dict[str, Any] = _THREADS.dump_python(self)
+        return data
 
     @property
     def is_root(self) -> bool:
@@ -91,6 +103,8 @@ class Thread(BaseModel):
     @property
     def latest_block(self) -> int | None:
         """Index of the model call that asked for the latest block in its context."""
+        if not self.steps:
+            return None
         kept = in_context(self.steps)
         blocks = [i for i, step in enumerate(kept) if isinstance(step, Block)]
         if not blocks:
@@ -103,6 +117,9 @@ class Thread(BaseModel):
         """Ids of the threads of the block it waits for."""
         first = self.children + 1
         return [f"{self.id}.{first + i}" for i in range(len(self.outlines))]
+
+
+_THREADS = TypeAdapter(Thread)
 
 
 class AgentState(TypedDict, total=False):

@@ -9,7 +9,7 @@ from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
 from apr_agents.backends.base import Backend, Delta, Request, approximate_tokens
-from apr_agents.graph.mind import Mind, Output, Turn, as_text, cut
+from apr_agents.graph.mind import Mind, Output, Turn, as_text, cut, sound
 from apr_agents.graph.state import Thread
 from apr_agents.protocols.base import Decision, Ended, Malformed, Parser, TextProtocol
 from apr_agents.types import Call, Outline
@@ -28,9 +28,8 @@ class TextMind(Mind):
         prepared = self.says.prepare(messages, budget)
         if self.system_prompt:
             prepared = [SystemMessage(self.system_prompt), *prepared]
-        prompt = self.backend.render(prepared) + self.says.opening()
-        # A broken byte reaches Python as half a surrogate pair, which no file or model can take.
-        return prompt.encode("utf-8", "replace").decode("utf-8")
+        prompt: str = sound(self.backend.render(prepared) + self.says.opening())
+        return prompt
 
     def enter(self, parent: Thread, outline: Outline, budget: int) -> str:
         if self._is_asked(outline):

@@ -12,6 +12,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
 from apr_agents.graph.chat import ChatMind
+from apr_agents.graph.mind import sound
 from apr_agents.graph.state import Thread
 from apr_agents.types import ToolCall, ToolUse
 
@@ -38,10 +39,6 @@ class Toolbox:
             GraphBubbleUp: the tool interrupts the run.
         """
         started = time.monotonic()
-        allowed = self._mind.allowed(thread)
-        if call.name not in allowed:
-            text = f"There is no tool {call.name!r} here, only: {', '.join(allowed) or 'none'}."
-            return ToolUse(call=call, text=text, failed=True)
         asked: dict[str, Any] = {
             "__type": "tool_call_with_context",
             "tool_call": {"type": "tool_call", **call._asdict()},
@@ -56,7 +53,8 @@ class Toolbox:
             text, failed = "It asked for a human, but nothing is saved here to wait with.", True
         except Exception as error:
             text, failed = f"{type(error).__name__}: {error}", True
-        return ToolUse(call=call, text=text, failed=failed, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return ToolUse(call=call, text=sound(text), failed=failed, seconds=seconds)
 
 
 def _text(returned: Any, call: ToolCall) -> tuple[str, bool]:

@@ -10,12 +10,13 @@ or in a tool's result can spawn.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from langchain_core.messages import AIMessage
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from apr_agents.errors import InvalidOption
 from apr_agents.protocols.base import (
@@ -28,9 +29,14 @@ from apr_agents.protocols.base import (
     Use,
     Visibility,
 )
-from apr_agents.types import LANE, Outline, ToolCall
+from apr_agents.types import LANE, Note, Outline, ToolCall
 
 SPAWN, DISCARD, CONCLUDE, RECALL = "spawn_threads", "discard_block", "conclude", "recall_thread"
+
+MISFIT = "the result does not fit"
+
+LONGEST = 200
+"""Characters of a model's own words in what it is told about a mistake."""
 
 
 def spawn_description(visibility: Visibility, threads: int) -> str:
@@ -53,11 +59,27 @@ class ThreadOutline(BaseModel):
     )
 
 
+def _as_list(outlines: Any) -> Any:
+    """Some models write the list as a string: JSON, or one outline."""
+    if not isinstance(outlines, str):
+        return outlines
+    try:
+        read = json.loads(outlines)
+    except (ValueError, RecursionError):
+        return [outlines]
+    if isinstance(read, list):
+        return read
+    return [read] if isinstance(read, str | dict) else [outlines]
+
+
 Outlines = Annotated[
-    list[str | ThreadOutline], Field(min_length=1, description="One subtask for each thread.")
+    list[str | ThreadOutline],
+    Field(min_length=1, description="One subtask for each thread."),
+    BeforeValidator(_as_list),
 ]
+Joins = Literal["all", "first_success", "k_of_n", "vote"]
 JoinName = Annotated[
-    Literal["all", "first_success", "k_of_n", "vote"],
+    Joins,
     Field(
         description="Wait for all threads, for the first success, for k of them, or for a "
         "majority that agrees; the others are stopped."
@@ -73,6 +95,19 @@ class SpawnArgs(BaseModel):
     join: JoinName | None = None
     k: Threads = 1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _needed(cls, args: Any) -> Any:
+        """Models fill in what they need not: no block is lost to a join without a meaning."""
+        if not isinstance(args, dict):
+            return args
+        needed = {"outlines": args.get("outlines")}
+        if args.get("join") in get_args(Joins):
+            needed["join"] = args["join"]
+        if args.get("join") == "k_of_n" and "k" in args:
+            needed["k"] = args["k"]
+        return needed
+
     def spawn(self, answers: str | None) -> Spawn:
         """The decision; outlines that say the same count once."""
         distinct: dict[tuple[str, tuple[str, ...] | None], None] = {}
@@ -84,6 +119,19 @@ class SpawnArgs(BaseModel):
         outlines = [Outline(str(i), *outline) for i, outline in enumerate(distinct, start=1)]
         join = f"{self.k}_of_n" if self.join == "k_of_n" else self.join
         return Spawn(outlines, join, answers)
+
+
+EMPTY = f"the outlines of {SPAWN} are empty"
+
+
+def unreadable(error: ValidationError) -> str:
+    """What is wrong with arguments of ``spawn_threads``, in one line."""
+    return f"the arguments of {SPAWN} cannot be read ({_first(error)})"
+
+
+def correction(why: str) -> str:
+    """What a model reads whose ``spawn_threads`` was not carried out."""
+    return f'Not done: {why}. It takes {{"outlines": ["first subtask", "second subtask"]}}.'
 
 
 class DiscardArgs(BaseModel):
@@ -144,14 +192,21 @@ class ToolCalls:
                 spawns += [read] if isinstance(read, Spawn) else []
                 decisions += [] if isinstance(read, Spawn) else [read]
             elif name == DISCARD and discardable:
-                tried = args.get("tried", "")
-                return [Discard(" ".join(str(tried).split()))]
+                tried = args.get("tried")
+                return [Discard(" ".join(tried.split()) if isinstance(tried, str) else "")]
             elif name == CONCLUDE and result is not None:
-                return [_concluded(result, json.dumps(args), call_id, corrected)]
-            else:
+                concluded = _concluded(result, args, call_id, corrected)
+                if isinstance(concluded, Ended) or concluded.fatal:
+                    return [concluded]
+                decisions.append(concluded)
+            elif name in tools:
                 decisions.append(Use(ToolCall(call_id, name, args)))
+            else:
+                why = f"there is no tool {_short(name)} here"
+                told = f"Not done: {why}, only: {', '.join(tools) or 'none'}."
+                decisions.append(Malformed(why, told, call_id))
         for number, invalid in enumerate(message.invalid_tool_calls):
-            why = f"the arguments of {invalid['name']} are no valid JSON"
+            why = f"the arguments of {_short(invalid['name'])} are no valid JSON"
             told = f"Not done: {why}. Correct them or go on without."
             decisions.append(Malformed(why, told, invalid["id"] or f"invalid_{number}"))
         if spawns:
@@ -160,22 +215,23 @@ class ToolCalls:
             return decisions
         return [Ended() if result is None else _concluded(result, message.text, None, corrected)]
 
+    def corrects(self, note: Note) -> bool:
+        """Whether ``note`` told a thread what is wrong with its result."""
+        return note.why.startswith(MISFIT)
+
     def _spawn(self, args: dict[str, Any], call_id: str, *, may_spawn: bool) -> Spawn | Malformed:
         if not may_spawn:
             told = "No more threads may start. Go on by yourself and answer."
             return Malformed("threads asked for where none may start", told, call_id)
-        if isinstance(args.get("outlines"), str):
-            args = {**args, "outlines": _as_list(args["outlines"])}
         try:
             spawn = SpawnArgs.model_validate(args).spawn(call_id)
         except ValidationError as error:
-            why = f"the arguments of {SPAWN} cannot be read ({_first(error)})"
+            why = unreadable(error)
         else:
             if spawn.outlines:
                 return spawn
-            why = f"the outlines of {SPAWN} are empty"
-        told = f'Not done: {why}. It takes {{"outlines": ["first subtask", "second subtask"]}}.'
-        return Malformed(why, told, call_id)
+            why = EMPTY
+        return Malformed(why, correction(why), call_id)
 
     def join(self, shown: Sequence[Shown]) -> str:
         """The answer to ``spawn_threads``."""
@@ -225,15 +281,6 @@ def _tool(name: str, description: str, args: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def _as_list(text: str) -> Any:
-    """Some models write the list as a string: JSON, or one outline."""
-    try:
-        read = json.loads(text)
-    except (ValueError, RecursionError):
-        return [text]
-    return read if isinstance(read, list) else [text]
-
-
 def _together(spawns: Sequence[Spawn]) -> list[Decision]:
     """One block for all the spawn calls of a message; the first call gets its results."""
     first, *others = spawns
@@ -245,17 +292,29 @@ def _together(spawns: Sequence[Spawn]) -> list[Decision]:
 
 
 def _concluded(
-    result: type[BaseModel], text: str, call_id: str | None, corrected: bool
+    result: type[BaseModel], said: str | dict[str, Any], call_id: str | None, corrected: bool
 ) -> Ended | Malformed:
     try:
+        text = _unfenced(said) if isinstance(said, str) else json.dumps(said)
         return Ended(result.model_validate_json(text).model_dump_json())
-    except ValidationError as error:
-        why = f"the result does not fit {result.__name__} ({_first(error)})"
+    except Exception as error:  # a schema may have validators of its own
+        mistake = _first(error) if isinstance(error, ValidationError) else repr(error)
+        why = f"{MISFIT} {result.__name__} ({mistake[:LONGEST]})"
         told = f"Not accepted: {why}. Call {CONCLUDE} with a result that fits."
         return Malformed(why, told, call_id, fatal=corrected)
 
 
+def _unfenced(text: str) -> str:
+    fenced = re.fullmatch(r"\s*```\w*\n(.*)```\s*", text, re.DOTALL)
+    return fenced[1] if fenced else text
+
+
 def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
+    """The first mistake; of a union's, that of the branch that fits best."""
+    first = max(error.errors(include_url=False, include_input=False), key=lambda e: len(e["loc"]))
     where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    return (f"{where}: {first['msg']}" if where else first["msg"])[:LONGEST]
+
+
+def _short(name: str | None) -> str:
+    return repr(name or "")[:LONGEST]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -66,9 +68,13 @@ async def collect(deltas: AsyncIterator[Delta]) -> tuple[str, int, int, bool]:
 
 
 def generated(backend: LocalBackend, prompt: str, count: int) -> list[int]:
+    """What transformers itself generates with the backend's model."""
     ids = backend.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    model = LlamaForCausalLM(copy.deepcopy(backend.model.config)).eval()
+    model.load_state_dict(backend.model.state_dict())
+    model.set_attn_implementation("sdpa")
     with torch.no_grad():
-        output = backend.model.generate(ids, max_new_tokens=count, do_sample=False)
+        output = model.generate(ids, max_new_tokens=count, do_sample=False)
     return output[0, ids.shape[1] :].tolist()
 
 
@@ -77,8 +83,6 @@ async def test_concurrent_requests_give_the_tokens_of_generate(backend: LocalBac
     results = await asyncio.gather(
         *(collect(backend.stream(Request(prompt=p, max_tokens=24))) for p in prompts)
     )
-    # The batch runs under another attention, which `stop` puts back for `generate`.
-    await backend.aclose()
     for prompt, (text, tokens, prompt_tokens, ended) in zip(prompts, results, strict=True):
         expected = generated(backend, prompt, 24)
         assert tokens == len(expected)
@@ -102,7 +106,11 @@ async def test_closing_a_stream_cancels_its_request(backend: LocalBackend) -> No
     async with aclosing(backend.stream(Request(prompt="1+2", max_tokens=100))) as deltas:
         async for _ in deltas:
             break
-    assert backend._listeners == {}
+    for _ in range(1000):
+        if backend.engine.load == (0, 0):
+            break
+        await asyncio.sleep(0.01)
+    assert backend.engine.load == (0, 0)
     text, *_ = await collect(backend.stream(Request(prompt="1+2", max_tokens=5)))
     assert text
 
@@ -170,10 +178,29 @@ def test_a_negative_temperature_is_refused() -> None:
         LocalBackend(random_model(tokenizer), tokenizer, temperature=-1)
 
 
-async def test_a_temperature_gives_other_texts() -> None:
+async def test_with_a_temperature_a_call_repeats_and_others_differ() -> None:
     tokenizer = build_tokenizer()
     backend = LocalBackend(random_model(tokenizer), tokenizer, temperature=2.0, seed=5)
-    request = Request(prompt="1+2", max_tokens=20)
-    texts = {(await collect(backend.stream(request)))[0] for _ in range(4)}
+
+    async def text(key: str) -> str:
+        return (await collect(backend.stream(Request(prompt="1+2", max_tokens=20, key=key))))[0]
+
+    texts = [await text(f"0.{i}/0") for i in range(4)]
+    again = await asyncio.gather(*(text(f"0.{i}/0") for i in range(4)))
     await backend.aclose()
-    assert len(texts) > 1
+    assert texts == again
+    assert len(set(texts)) == 4
+
+
+async def test_generation_stops_at_a_stop_of_several_tokens() -> None:
+    tokenizer = bytes_tokenizer()
+    backend = LocalBackend(random_model(tokenizer, seed=1), tokenizer)
+    whole, *_ = await collect(backend.stream(Request(prompt="abc", max_tokens=40)))
+    found = re.search(r"[!-~]{2}", whole[4:])
+    assert found is not None
+    stop = found[0]
+    text, *_ = await collect(
+        backend.stream(Request(prompt="abc", max_tokens=40, stops=(stop, "never")))
+    )
+    await backend.aclose()
+    assert text == whole[: whole.index(stop) + len(stop)]

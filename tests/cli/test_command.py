@@ -33,7 +33,10 @@ def test_version_and_help():
     assert told.stdout.startswith("Usage: apr-agents solve [OPTIONS]")
     assert (told.returncode, told.stderr) == (0, "")
     assert max(map(len, told.stdout.splitlines())) <= 80
-    assert command().returncode == 2
+    for arguments in ([], ["bench"]):
+        done = command(*arguments)
+        assert (done.returncode, done.stderr) == (2, "")
+        assert done.stdout.startswith("Usage: apr-agents ")
 
 
 def test_the_command_line_starts_without_anything_heavy():

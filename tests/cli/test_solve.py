@@ -6,6 +6,7 @@ import pytest
 
 from apr_agents.backends.scripted import Reply
 from apr_agents.errors import BackendFailed
+from apr_agents.graph.merge import POLICIES
 from apr_agents.trace.trajectory import Trajectory
 
 
@@ -63,11 +64,18 @@ def test_threads_are_counted_over_the_whole_run(run, says):
     assert (bounded["metrics"]["threads"], bounded["answer"]) == (3, "7")
 
 
-@pytest.mark.parametrize("merge", ["full", "conclusions", "summary"])
+@pytest.mark.parametrize("merge", POLICIES)
 def test_every_merge_policy_has_its_name(run, says, merge):
     says()
     data = json.loads(run("solve", "3+4", "--json", "--merge", merge).stdout)
     assert data["trajectory"]["merge"] == merge
+
+
+@pytest.mark.parametrize("join", ["all", "first_success", "vote", "1_of_n", "2_of_n"])
+def test_every_join_policy_has_its_name(run, says, join):
+    says()
+    data = json.loads(run("solve", "3+4", "--json", "--join", join).stdout)
+    assert Trajectory.model_validate(data["trajectory"]).root.blocks[0].policy == join
 
 
 def test_a_trace_is_the_whole_run(run, says, tmp_path):
@@ -145,12 +153,18 @@ def test_an_answer_cannot_act_on_the_terminal(run, says):
         (["solve", "1", "--max-depth", "-1"], "--max-depth"),
         (["solve", "1", "--strategy", "magic"], "--strategy"),
         (["solve", "1", "--merge", "magic"], "--merge"),
+        (["solve", "1", "--join", "magic"], "join is 'magic', but must be 'all', 'first_success'"),
+        (["solve", "1", "--join", "0_of_n"], "join is '0_of_n', but must be"),
+        (["solve", "1", "--model", "nonsense:large"], "no provider is called 'nonsense'"),
         (["solve", "1", "--model", "nonsense"], "Cannot find the model 'nonsense'"),
         (["solve", "1", "--model", ""], "Cannot find the model ''"),
         (["solve", "1", "--trace", "/no/such/place"], "its directory does not exist"),
         (["solve", "1", "--trace", "/"], "it is a directory"),
         (["solve", "1", "--bogus"], "No such option: --bogus"),
         (["bogus"], "No such command 'bogus'."),
+        (["bench", "bogus"], "No such command 'bogus'."),
+        (["bench", "overhead", "--n", "0"], "--n"),
+        (["bench", "overhead", "--system", "magic"], "--system"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(run, arguments, told):

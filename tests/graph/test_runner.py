@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import permutations
 
@@ -68,7 +69,7 @@ async def test_results_join_in_outline_order_in_whatever_order_they_arrive(
 
 async def test_a_thread_in_flight_is_the_same_after_json(runner: Runner) -> None:
     thread, results = await waiting(runner)
-    again = Thread.model_validate_json(thread.model_dump_json())
+    again = Thread.of(json.loads(json.dumps(thread.to_data())))
     assert again == thread
     for each in (thread, again):
         await runner.join(each, results, [], SCENE)

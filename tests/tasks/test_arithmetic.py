@@ -58,7 +58,7 @@ def test_demonstrations_calculate_correctly(seed: int, kind: str, budget: int) -
     shown = demonstrate(question, budget)
     assert int(shown.answer) == eval(question)
     written = [shown.thinking, *(shown.block.threads if shown.block else ())]
-    for line in "\n".join(written).split("\n"):
+    for line in re.split(";?\n", "\n".join(written)):
         # A line is a copy (no "="), an equation, or a chain of additions a+b=c+d=e.
         left, *rights = re.sub(r"\b0+(?=\d)", "", line).split("=")
         value = eval(left) if rights else None
@@ -67,6 +67,16 @@ def test_demonstrations_calculate_correctly(seed: int, kind: str, budget: int) -
             assert int(result) == value
             assert bool(plus) == (i < len(rights) - 1)
             value = int(result) + int(operand or 0)
+
+
+@given(seeds, st.integers(0, 8))
+def test_lines_say_whether_another_group_follows(seed: int, budget: int) -> None:
+    shown = demonstrate(format_question(KINDS["whole"](random.Random(seed))), budget)
+    works = shown.block.threads if shown.block else (shown.thinking,)
+    for work in works:
+        *before, last = re.split(r"(?<=;)\n(?=\d+[-+*]\d+(?:[-+*]\d+)*;?\n)", work)
+        assert all(line.endswith(";") for group in before for line in group.split("\n"))
+        assert ";" not in last
 
 
 @given(seeds, st.integers(0, 8))
