@@ -1,11 +1,12 @@
 # make demo    solve a real problem with the bundled model and show its threads
 # make test    install what the tests need and run them all
 # make lint    ruff and mypy
+# make smollm2 fetch a real small model into models/, for `apr-agents bench engine`
 # make train-bundled   train the bundled model again, from its seed (hours; goes on where it was)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint setup train-bundled
+.PHONY: demo test lint setup smollm2 train-bundled
 .DEFAULT_GOAL := test
 
 demo: .venv/installed
@@ -20,6 +21,9 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 setup: .venv/installed-dev
+
+smollm2: .venv/installed-dev
+	$(BIN)/python benchmarks/smollm2.py
 
 train-bundled: .venv/installed
 	$(BIN)/torchrun --standalone --nproc-per-node $$(nproc) -m apr_agents.training.bundled

@@ -21,7 +21,8 @@ class UnknownModel(AprError, ValueError):
     def __init__(self, model: str, why: str) -> None:
         super().__init__(
             f"Cannot find the model {model!r}: {why}. Use 'bundled', "
-            "'local:DIRECTORY_OR_HUB_ID' or a chat model such as 'openai:gpt-5'."
+            "'local:DIRECTORY_OR_HUB_ID', 'completions:URL#MODEL' or a chat model such as "
+            "'openai:gpt-5'."
         )
         self.model, self.why = model, why
 
@@ -56,14 +57,22 @@ class UnsupportedModel(AprError, ValueError):
         self.model, self.why = model, why
 
 
+class InvalidGrammar(AprError, ValueError):
+    """A constraint that cannot be enforced."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(f"This {kind} cannot be used: {why}.")
+        self.kind, self.why = kind, why
+
+
 class PromptTooLong(AprError, ValueError):
     """A prompt leaves no room in the model's context."""
 
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(
-            f"The prompt has {tokens} tokens, but this model's context holds {limit}. "
-            "Shorten the question or use a model with a longer context."
-        )
+    def __init__(self, tokens: int | None, limit: int | None) -> None:
+        what = f"The prompt has {tokens} tokens, but this model's context holds {limit}."
+        if tokens is None or limit is None:  # a server may not say
+            what = "The prompt is longer than this model's context."
+        super().__init__(f"{what} Shorten the question or use a model with a longer context.")
         self.tokens, self.limit = tokens, limit
 
 

@@ -172,7 +172,9 @@ def _ask(runner: Runner, asked: SpawnArgs, runtime: ToolRuntime[Any, Any] | None
     lanes = own if runner.parent_lane else 0
     thread.children = sum(len(_join(message)) for message in messages) + sum(sizes[:own]) + lanes
     thread.allowance = _share(_left(thread.allowance, messages), sizes, own)
-    return {"thread": thread.to_data(), "spawn": spawn._asdict()}
+    # Plain data, for a run that is saved.
+    outlines = [tuple(outline) for outline in spawn.outlines]
+    return {"thread": thread.to_data(), "spawn": {**spawn._asdict(), "outlines": outlines}}
 
 
 def _answer(output: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -43,14 +43,14 @@ def test_it_loads_with_the_auto_classes_and_is_small() -> None:
 @pytest.mark.parametrize("budget", [0, 2, 4, 8])
 async def test_it_solves_the_whole_family_at_every_budget(budget: int) -> None:
     measured = await report("whole", budget)
-    assert measured.accuracy >= 0.7
+    assert measured.accuracy >= 0.95
     assert measured.max_threads <= budget
 
 
 @pytest.mark.parametrize("kind", ["chain", "pair", "tiny"])
 async def test_it_does_not_split_what_would_not_get_shorter(kind: str) -> None:
     measured = await report(kind, 8)
-    assert measured.accuracy >= 0.95
+    assert measured.accuracy >= 0.98
     assert measured.activation_rate <= 0.02
 
 
@@ -61,8 +61,9 @@ async def test_long_wide_problems_take_half_the_sequential_tokens_and_a_shorter_
     assert split.mean_peak_context < alone.mean_peak_context
 
 
-async def test_it_sums_its_threads_up_when_asked() -> None:
-    assert (await report("wide", 8, "summary", count=40)).accuracy >= 0.6
+@pytest.mark.parametrize(("merge", "least"), [("summary", 0.9), ("full", 0.5)])
+async def test_it_reads_every_kind_of_join(merge: str, least: float) -> None:
+    assert (await report("wide", 8, merge, count=30)).accuracy >= least
 
 
 @pytest.mark.parametrize(

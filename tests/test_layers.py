@@ -13,16 +13,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "apr_agents"
 
 FLOOR = {"types", "errors"}
-MODELS = FLOOR | {"json_calls", "protocols", "backends"}
+MODELS = FLOOR | {"json_calls", "tokens", "protocols", "backends"}
 GRAPH = MODELS | {"limits", "trace", "graph"}
 
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "json_calls": {"errors"},
+    "tokens": set(),
     "limits": {"errors"},
     "protocols": FLOOR,
-    "backends": FLOOR | {"json_calls"},
+    "backends": FLOOR | {"json_calls", "tokens"},
     "trace": FLOOR,
     "tasks": FLOOR,
     "engine": {"errors"},
@@ -30,10 +31,10 @@ MAY_IMPORT = {
     "strategies": GRAPH,
     "tools": GRAPH,
     "middleware": GRAPH | {"tools"},
-    "bench": GRAPH,
+    "bench": GRAPH | {"engine"},
     "evaluation": FLOOR | {"tasks", "trace"},
     "training": GRAPH | {"engine", "tasks"},
-    "server": FLOOR | {"engine"},
+    "server": FLOOR | {"engine", "json_calls", "tokens"},
 }
 """From each layer to the layers it may import, itself apart."""
 
@@ -44,9 +45,13 @@ AT_THE_TOP = {"cli", "__init__", "__main__"}
 
 ONLY_IN = {
     "langgraph": {"graph", "strategies", "tools", "middleware", "training", "bench", "cli"},
-    "torch": {"backends", "engine", "server", "training"},
-    "transformers": {"backends", "engine", "server", "training"},
+    "torch": {"backends", "bench", "engine", "server", "training"},
+    "transformers": {"backends", "bench", "engine", "server", "training"},
     "typer": {"cli", "training"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "sse_starlette": {"server"},
+    "uvicorn": {"server"},
 }
 """Third parties that are a layer's own business."""
 

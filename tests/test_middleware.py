@@ -142,7 +142,7 @@ def asking(ruled) -> Any:
 
 
 @AGENTS
-async def test_threads_may_ask_a_human_all_at_once(create, saying, asking):
+async def test_threads_may_ask_a_human_all_at_once(create, saying, asking, caplog):
     model, delete, done = asking
     agent = create(
         saying(calls(spawn("a", "b", "c"))),
@@ -160,6 +160,7 @@ async def test_threads_may_ask_a_human_all_at_once(create, saying, asking):
     output = await agent.ainvoke(Command(resume="yes"), CONFIG)
     assert output["messages"][-1].text == "so: [0.1] a: yes\n[0.2] b: no\n[0.3] c: yes"
     assert sorted(done) == ["a", "b", "c"]
+    assert "unregistered type" not in caplog.text  # what is saved is plain data
 
 
 def test_without_a_checkpointer_a_question_to_a_human_fails_the_call_only(saying, asking):

@@ -393,6 +393,25 @@ def test_a_thread_that_fails_costs_no_other_its_result(ruled):
     )
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_many_results_are_summed_up_and_where_that_fails_they_are_cut(ruled, fails):
+    def rule(messages: list[AnyMessage]) -> str:
+        if not messages[-1].text.startswith("Sum up these results"):
+            return "word " * 60
+        if fails:
+            raise ConnectionError("no route to host")
+        return "much"
+
+    limits = Limits(max_join_tokens=250)
+    graph = node(spawn_tool(ruled(rule), merge="summary", limits=limits))
+    asked = spawn(*(f"task {n}" for n in range(8)))
+    (answer,) = call(graph, [HumanMessage("q")], asked)
+    assert len(threads(answer)) == 8
+    assert len(answer.text) <= 4 * 250
+    assert ("[1-8] much" in answer.text) is not fails
+    assert ("[0.8] …" in answer.text) is fails
+
+
 # --- what a model gets wrong --------------------------------------------------------------
 
 

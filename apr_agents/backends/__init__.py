@@ -19,9 +19,10 @@ def resolve(model: str | Backend | BaseChatModel) -> Backend | ChatBackend:
     """The backend that ``model`` names; a backend is returned as it is.
 
     ``"bundled"`` is the small arithmetic model that ships with this package,
-    ``"local:DIRECTORY_OR_HUB_ID"`` any Hugging Face decoder, and every other string a chat
-    model for LangChain's ``init_chat_model``. The same string gives the same model again,
-    so that agents share one copy of the weights.
+    ``"local:DIRECTORY_OR_HUB_ID"`` any Hugging Face decoder, ``"completions:URL#MODEL"`` a
+    model of a completions server (without ``#MODEL``, its first one), and every other string
+    a chat model for LangChain's ``init_chat_model``. The same string gives the same model
+    again, so that agents share one copy of the weights.
 
     Raises:
         UnknownModel: the string leads to no model.
@@ -42,6 +43,10 @@ def _load(model: str) -> Backend | BaseChatModel:
         if model == "bundled":
             return LocalBackend.load(BUNDLED, name=model, cpu_threads=1)
         return LocalBackend.load(source, name=model)
+    if kind == "completions" and source:
+        from apr_agents.backends.completions import CompletionsBackend
+
+        return CompletionsBackend.of(source)
     if not source:
         raise UnknownModel(model, "the name has no form known here")
     try:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import zlib
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from langchain_core.messages import AnyMessage
 
@@ -24,6 +25,7 @@ from apr_agents.errors import (
     PromptTooLong,
     UnknownModel,
 )
+from apr_agents.tokens import Detokenizer, StopCheck, end_ids, inert
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,11 +67,10 @@ class LocalBackend(Backend):
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
         self.temperature, self.seed, self.most_threads = temperature, seed, most_threads
         self.context_length = getattr(model.config, "max_position_embeddings", None)
-        ids = model.config.eos_token_id
-        ends = {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id}
-        self._ends: set[int] = ends - {None}
-        added = tokenizer.added_tokens_decoder.values()
-        self._control = _any_of([token.content for token in added if token.special])
+        configured = model.generation_config.eos_token_id if model.generation_config else None
+        self._ends = end_ids(model.config.eos_token_id, configured, tokenizer.eos_token_id)
+        self._inert = inert(tokenizer.backend_tokenizer)
+        self._posts: WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = WeakKeyDictionary()
         self.engine: Engine = _engine(self.model)
 
     @classmethod
@@ -122,7 +123,7 @@ class LocalBackend(Backend):
         conversation = [
             {
                 "role": roles.get(message.type, message.type),
-                "content": self._control.sub(_broken, message.text),
+                "content": self._inert(message.text),
             }
             for message in messages
         ]
@@ -143,34 +144,27 @@ class LocalBackend(Backend):
         return text[encoded.offsets[-tokens][0] :] if tokens > 0 else ""
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
-        from tokenizers.decoders import DecodeStream
-
         from apr_agents.engine.request import Generate
 
         prompt = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
         longest = self.context_length or 2**31
         if len(prompt) >= longest:
             raise PromptTooLong(len(prompt), longest)
-        fast, decoder = self.tokenizer.backend_tokenizer, DecodeStream(skip_special_tokens=False)
-        single = self._single_tokens(request.stops)
-        several = tuple(stop for stop in request.stops if stop not in single)
+        fast = self.tokenizer.backend_tokenizer
+        text = Detokenizer(fast, prompt)
         generate = Generate(
             ids=prompt,
             max_tokens=min(request.max_tokens, longest - len(prompt)),
-            end_ids=frozenset(self._ends),
-            stop_ids=frozenset(single.values()),
-            stops=_Stops(fast, several) if several else None,
+            end_ids=self._ends,
+            stops=StopCheck(Detokenizer(fast, prompt), request.stops) if request.stops else None,
             temperature=self.temperature,
             seed=zlib.crc32(f"{self.seed}/{request.key}".encode()),
-            program=request.key.partition("/")[0].partition(".")[0],
         )
-        loop = asyncio.get_running_loop()
         heard: asyncio.Queue[Token] = asyncio.Queue()
+        post = self._post()
 
         def hear(token: Token) -> None:
-            try:
-                loop.call_soon_threadsafe(heard.put_nowait, token)
-            except RuntimeError:  # the listener's event loop is gone
+            if not post.send(heard, token):
                 self.engine.cancel(number)
 
         number = self.engine.submit(generate, hear)
@@ -181,39 +175,50 @@ class LocalBackend(Backend):
                 finished = token.finish is not None
                 if token.error is not None:
                     raise BackendFailed(token.error)
-                if token.finish == "cancelled":
+                if token.id is None:
                     raise BackendFailed("it was stopped")
                 ended = token.finish == "end"
-                text = "" if ended else decoder.step(fast, token.id) or ""
-                yield Delta(text, 1, prompt_tokens, ended)
+                piece = "" if ended else text.feed(token.id)
+                yield Delta(piece + (text.finish() if finished else ""), 1, prompt_tokens, ended)
                 prompt_tokens = 0
         finally:
             if not finished:
                 self.engine.cancel(number)
 
+    def _post(self) -> _Post:
+        loop = asyncio.get_running_loop()
+        if loop not in self._posts:
+            self._posts[loop] = _Post(loop)
+        return self._posts[loop]
+
     async def aclose(self) -> None:
         await asyncio.to_thread(self.engine.stop)
 
-    def _single_tokens(self, texts: Sequence[str]) -> dict[str, int]:
-        """The texts that are one token, and that token."""
-        fast = self.tokenizer.backend_tokenizer
-        encoded = {text: fast.encode(text, add_special_tokens=False).ids for text in texts}
-        return {text: ids[0] for text, ids in encoded.items() if len(ids) == 1}
 
+class _Post:
+    """Brings tokens from the engine's thread to an event loop, those of one step together."""
 
-class _Stops:
-    """Says, token by token, when a text ends with one of several stops."""
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._letters: deque[tuple[asyncio.Queue[Token], Token]] = deque()
 
-    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
-        from tokenizers.decoders import DecodeStream
+    def send(self, to: asyncio.Queue[Token], token: Token) -> bool:
+        """Post a token; false when the event loop is gone."""
+        self._letters.append((to, token))
+        if len(self._letters) > 1:  # whoever posted the first has called
+            return not self._loop.is_closed()
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            return False
+        return True
 
-        self._tokenizer, self._decoder = tokenizer, DecodeStream(skip_special_tokens=False)
-        self._stops, self._longest, self._text = stops, max(map(len, stops)), ""
-
-    def __call__(self, token: int) -> bool:
-        fresh = self._decoder.step(self._tokenizer, token) or ""
-        self._text = (self._text + fresh)[-self._longest - len(fresh) :]
-        return any(stop in self._text for stop in self._stops)
+    def _deliver(self) -> None:
+        while self._letters:
+            # Out of the box only when it is delivered: an empty box is one that nobody empties.
+            to, token = self._letters[0]
+            to.put_nowait(token)
+            self._letters.popleft()
 
 
 def _engine(model: PreTrainedModel) -> Engine:
@@ -231,11 +236,3 @@ def _engine(model: PreTrainedModel) -> Engine:
     free, _ = torch.cuda.mem_get_info(model.device)
     cache_tokens = int(GPU_CACHE_SHARE * free) // token_bytes
     return Engine(model, EngineOptions(cache_tokens=cache_tokens, most_tokens=4096))
-
-
-def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
-
-
-def _broken(match: re.Match[str]) -> str:
-    return f"{match[0][0]} {match[0][1:]}"

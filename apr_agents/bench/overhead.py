@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import os
-import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from selectors import DefaultSelector, SelectorKey
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from apr_agents.bench.apart import report, run_apart
 from apr_agents.bench.cases import Case, Checkpointer, System
-from apr_agents.errors import AprError, MissingExtra
+from apr_agents.errors import AprError
 
 if TYPE_CHECKING:
     from apr_agents.bench.systems import Ask, ScriptedModel
-
-QUIET = {"LANGSMITH_TRACING": "false", "LANGCHAIN_TRACING_V2": "false", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +47,6 @@ class Row:
     longest_block_ms: float
 
 
-class MeasurementFailed(AprError):
-    """A system could not be measured."""
-
-    def __init__(self, case: Case, why: str) -> None:
-        super().__init__(f"{case} was not measured: {why}")
-        self.case, self.why = case, why
-
-
 class WrongCalls(AprError):
     """A system did not make the model calls that the task takes, so its cost says nothing."""
 
@@ -70,58 +56,13 @@ class WrongCalls(AprError):
 
 
 def measure_apart(case: Case) -> Row:
-    """Measure in a fresh process, which ends with this one whatever happens.
+    """Measure in a fresh process.
 
     Raises:
         MissingExtra: the system or the checkpointer is not installed.
         MeasurementFailed: anything else that went wrong.
     """
-    with TemporaryDirectory(prefix="apr-agents-bench-") as directory:
-        command = [sys.executable, "-P", "-m", __name__, json.dumps(asdict(case)), directory]
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # never written to: its end is the end of this process
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=os.environ | QUIET,
-        ) as process:
-            assert process.stderr is not None
-            try:
-                complaint = process.stderr.read().decode(errors="replace").strip()
-                process.wait()
-            except BaseException:
-                process.kill()
-                raise
-        file = Path(directory, "outcome.json")
-        if not file.exists():
-            last = complaint.splitlines()[-1:]
-            ended = f"its process ended with code {process.returncode}"
-            raise MeasurementFailed(case, ": ".join([ended, *last]))
-        outcome = json.loads(file.read_text())
-    if "missing" in outcome:
-        raise MissingExtra(**outcome["missing"])
-    if "failed" in outcome:
-        raise MeasurementFailed(case, outcome["failed"])
-    return Row(**outcome)
-
-
-def main(case: str, directory: str) -> None:
-    """The measuring process: a case in, its outcome into a file."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    data = json.loads(case)
-    outcome: dict[str, Any]
-    try:
-        outcome = asdict(measure(Case(**data | {"shape": tuple(data["shape"])}), Path(directory)))
-    except MissingExtra as error:
-        outcome = {"missing": {"extra": error.extra, "package": error.package}}
-    except Exception as error:
-        outcome = {"failed": " ".join(f"{type(error).__name__}: {error}".split())}
-    Path(directory, "outcome.json").write_text(json.dumps(outcome))
-
-
-def _end_with_parent() -> None:
-    os.read(0, 1)
-    os._exit(1)
+    return Row(**run_apart(__name__, asdict(case), what=str(case)))
 
 
 def measure(case: Case, directory: Path) -> Row:
@@ -224,4 +165,8 @@ def _peak_rss() -> int:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    report(
+        lambda data, directory: asdict(
+            measure(Case(**data | {"shape": tuple(data["shape"])}), directory)
+        )
+    )

@@ -42,7 +42,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="'bundled', 'local:DIRECTORY_OR_HUB_ID', or a chat model such as 'openai:gpt-5'.",
+        help="'bundled', 'local:DIRECTORY_OR_HUB_ID', 'completions:URL#MODEL', or a chat model "
+        "such as 'openai:gpt-5'.",
     ),
 ]
 ThreadsOption = Annotated[

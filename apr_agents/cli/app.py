@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from apr_agents.cli.bench import bench
 from apr_agents.cli.evaluate import evaluate
+from apr_agents.cli.serve import serve
 from apr_agents.cli.solve import solve
 from apr_agents.errors import AprError, BackendFailed, PromptTooLong
 
@@ -60,6 +61,7 @@ app = typer.Typer(
 )
 app.command("solve")(solve)
 app.command("eval")(evaluate)
+app.command("serve")(serve)
 app.add_typer(bench, name="bench")
 
 

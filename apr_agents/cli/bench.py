@@ -1,9 +1,9 @@
-"""``apr-agents bench overhead``: what a fan-out costs, system by system."""
+"""``apr-agents bench``: what a fan-out costs, system by system, and a fork, engine by engine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from apr_agents.bench.apart import MeasurementFailed
 from apr_agents.bench.cases import BASELINE, NESTED, Case, Checkpointer, System, cases
-from apr_agents.bench.overhead import MeasurementFailed, Row, measure_apart
-from apr_agents.errors import MissingExtra, UnusableFile
+from apr_agents.bench.engine import EngineCase, EngineName, EngineRow
+from apr_agents.bench.engine import measure_apart as measure_engine
+from apr_agents.bench.overhead import Row, measure_apart
+from apr_agents.errors import InvalidOption, MissingExtra, UnusableFile
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,7 +25,10 @@ FLAT = [1, 8, 64, 512, 2000]
 SYSTEMS = list(System)
 CHECKPOINTERS = list(Checkpointer)
 
+FORKS = [1, 4, 8, 16, 32]
+
 T = TypeVar("T")
+AnyRow = TypeVar("AnyRow", Row, EngineRow)
 
 bench = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -97,9 +103,63 @@ def overhead(
         repeat=repeat,
     )
     rows: list[Row] = []
-    with _kept(rows, save_to):
+    with _kept(rows, save_to, overhead_table):
         for row in _measured(planned, Console(stderr=True)):
             rows.append(row)
+    if not rows:
+        raise NothingMeasured
+
+
+@bench.command()
+def engine(
+    model: Annotated[
+        Path, typer.Option("--model", help="Directory of the model; `make smollm2` makes one.")
+    ] = Path("models/smollm2"),
+    n: Annotated[
+        list[int], typer.Option("--n", min=1, metavar="N", help="Children of the fork; repeatable.")
+    ] = FORKS,
+    engines: Annotated[
+        str, typer.Option(metavar="A,B", help=f"What to measure, of {', '.join(EngineName)}.")
+    ] = ",".join(EngineName),
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads that an engine may use on a CPU.")
+    ] = 1,
+    save_to: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Save the rows as a JSON list.")
+    ] = None,
+) -> None:
+    """Compare what a fork and a join take on this package's engine and on others.
+
+    A parent of 800 tokens, N children that add 30 tokens and generate 64, a join that generates 64.
+    Each measurement is a process of its own. Run it on an idle machine.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    if save_to is not None:
+        _check_writable(save_to)
+    if not (model / "config.json").exists():
+        raise UnusableFile(str(model), "it is no directory of a model (`make smollm2` makes one)")
+    if dtype not in ("bfloat16", "float32"):
+        raise InvalidOption("--dtype", dtype, "bfloat16 or float32")
+    try:
+        chosen = [EngineName(name) for name in _distinct(engines.split(","))]
+    except ValueError as error:
+        raise InvalidOption("--engines", engines, f"some of {', '.join(EngineName)}") from error
+    console = Console(stderr=True)
+    rows: list[EngineRow] = []
+    with _kept(rows, save_to, engine_table), console.status("") as status:
+        for case in [
+            EngineCase(engine=name, n=each, dtype=dtype, directory=str(model), threads=threads)
+            for each in _distinct(n)
+            for name in chosen
+        ]:
+            status.update(str(case))
+            try:
+                rows.append(measure_engine(case))
+            except (MissingExtra, MeasurementFailed) as error:
+                console.print(Text(f"Warning: {case} is left out. {error}"), soft_wrap=True)
     if not rows:
         raise NothingMeasured
 
@@ -141,7 +201,9 @@ def _measured(planned: Sequence[Case], console: Console) -> Iterator[Row]:
 
 
 @contextmanager
-def _kept(rows: list[Row], save_to: Path | None) -> Iterator[None]:
+def _kept(
+    rows: list[AnyRow], save_to: Path | None, table: Callable[[Sequence[AnyRow]], RenderableType]
+) -> Iterator[None]:
     """Show and save what was measured, even if the user breaks off."""
     from rich.console import Console
 
@@ -149,7 +211,7 @@ def _kept(rows: list[Row], save_to: Path | None) -> Iterator[None]:
         yield
     finally:
         if rows:
-            Console().print(_table(rows))
+            Console().print(table(rows))
         if save_to is not None:
             try:
                 save_to.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
@@ -157,7 +219,7 @@ def _kept(rows: list[Row], save_to: Path | None) -> Iterator[None]:
                 raise UnusableFile(str(save_to), error.strerror or "not writable") from error
 
 
-def _table(rows: Sequence[Row]) -> RenderableType:
+def overhead_table(rows: Sequence[Row]) -> RenderableType:
     """A table for each workload, with the ratio to the baseline's CPU time."""
     from rich import box
     from rich.console import Group
@@ -196,6 +258,27 @@ def _table(rows: Sequence[Row]) -> RenderableType:
             f"{row.longest_block_ms:.1f}",
         )
     return Group(*tables.values())
+
+
+def engine_table(rows: Sequence[EngineRow]) -> RenderableType:
+    """Seconds, with the ratio to this package's engine."""
+    from rich import box
+    from rich.table import Table
+
+    own = {row.n: row.total_seconds for row in rows if row.engine == EngineName.apr}
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("engine", "n", "seconds", "÷ apr", "prefilled ÷ unique"):
+        table.add_column(heading, justify="left" if heading == "engine" else "right")
+    for row in rows:
+        prefilled = row.prefilled_tokens
+        table.add_row(
+            f"{row.engine} ({row.dtype})",
+            str(row.n),
+            f"{row.total_seconds:.2f}",
+            f"{row.total_seconds / own[row.n]:.1f}" if row.n in own else "–",
+            f"{prefilled / row.unique_tokens:.2f}" if prefilled is not None else "–",
+        )
+    return table
 
 
 def _check_writable(path: Path) -> None:

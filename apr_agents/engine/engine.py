@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakSet
 
-import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from apr_agents.engine import attention
-from apr_agents.engine.attention import Plan, Rows
+from apr_agents.engine.decoder import PROBE, Decoder, Part
 from apr_agents.engine.pool import Pool
 from apr_agents.engine.request import FinishReason, Generate, Token
 from apr_agents.engine.sampler import Sampler
 from apr_agents.engine.scheduler import Scheduler, Sequence, Work
-from apr_agents.errors import PromptTooLong, UnsupportedModel
-
-NO_TOKEN = Token(-1)
+from apr_agents.errors import InvalidOption, PromptTooLong
 
 Hear = Callable[[Token], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +40,43 @@ class EngineOptions:
     most_running: int = 256
     most_tokens: int = 512
 
+    def __post_init__(self) -> None:
+        least = {"cache_tokens": PROBE + 1, "most_running": 1, "most_tokens": 1}
+        for option, limit in least.items():
+            if getattr(self, option) < limit:
+                raise InvalidOption(option, getattr(self, option), f"at least {limit}")
+
 
 @dataclass
 class Statistics:
     """What an engine has done so far.
 
     Attributes:
-        prefilled: prompt tokens computed.
+        prefilled: tokens of prompts that were computed; with them, those of any text that
+            were computed again because their slots were needed.
         generated: tokens generated.
-        cached: prompt tokens that did not have to be computed.
+        cached: prompt tokens that did not have to be computed when their request began.
     """
 
     prefilled: int = 0
     generated: int = 0
     cached: int = 0
+
+
+class _Live(NamedTuple):
+    """A request that has not ended."""
+
+    sequence: Sequence
+    sampler: Sampler
+    hear: Hear
+
+
+class _Asked(NamedTuple):
+    """A request that the thread has not seen yet."""
+
+    number: int
+    request: Generate
+    hear: Hear
 
 
 class Engine:
@@ -59,39 +85,31 @@ class Engine:
     Args:
         model: a decoder on its device, in its precision. From then on it belongs to the engine.
 
+    Attributes:
+        context_length: tokens that one sequence may have in this model; ``None`` where that is
+            not known.
+
     Raises:
         UnsupportedModel: its attention cannot be replaced, or gives other results then.
     """
 
     def __init__(self, model: PreTrainedModel, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
-        self.model = model.eval()
         self.statistics = Statistics()
-        config = model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
-        self.context_length: int | None = getattr(config, "max_position_embeddings", None)
-        self.pool = Pool(
-            self.options.cache_tokens,
-            layers=config.num_hidden_layers,
-            heads=heads,
-            head_dim=head_dim,
-            dtype=model.dtype,
-            device=model.device,
-        )
+        self.pool = Pool(self.options.cache_tokens)
+        self.decoder = Decoder(model, self.pool)
         self.scheduler = Scheduler(
             self.pool,
             most_running=self.options.most_running,
             most_tokens=self.options.most_tokens,
         )
-        _replace_attention(model, self.pool)
+        self.context_length = self.decoder.context_length
+        self._longest = min(self.context_length or self.pool.slots, self.pool.slots)
         self._changed = threading.Condition()
         self._numbers = itertools.count()
-        self._asked: list[tuple[int, Generate, Hear]] = []
+        self._asked: list[_Asked] = []
         self._cancelled: set[int] = set()
-        self._live: dict[int, tuple[Sequence, Sampler, Hear]] = {}
+        self._live: dict[int, _Live] = {}
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -100,24 +118,31 @@ class Engine:
     def submit(self, request: Generate, hear: Hear) -> int:
         """Ask; ``hear`` gets each token from the engine's thread, the last with a finish.
 
+        Returns:
+            The number with which to `cancel` it.
+
         Raises:
             PromptTooLong: the prompt leaves no room in the model's context or the cache.
+            InvalidOption: the prompt has tokens that the model does not know.
         """
-        longest = min(self.context_length or self.pool.slots, self.pool.slots)
-        if len(request.ids) >= longest:
-            raise PromptTooLong(len(request.ids), longest)
+        if len(request.ids) >= self._longest:
+            raise PromptTooLong(len(request.ids), self._longest)
+        if min(request.ids) < 0 or max(request.ids) >= self.decoder.vocabulary:
+            expected = f"from 0 to {self.decoder.vocabulary - 1}"
+            raise InvalidOption("ids", [min(request.ids), max(request.ids)], expected)
         with self._changed:
             number = next(self._numbers)
-            self._asked.append((number, request, hear))
-            if self._thread is None or not self._thread.is_alive():
-                self._stopping = False
-                self._thread = threading.Thread(target=self._run, name="apr-engine", daemon=True)
-                self._thread.start()
+            self._asked.append(_Asked(number, request, hear))
+            if self._thread is None:
+                self._start()
             self._changed.notify()
         return number
 
     def cancel(self, number: int) -> None:
-        """End a request before its next step; it then hears a last token, ``cancelled``."""
+        """End a request before its next step; it then hears a last token, ``cancelled``.
+
+        Nothing happens where it has ended already.
+        """
         with self._changed:
             self._cancelled.add(number)
             self._changed.notify()
@@ -125,111 +150,107 @@ class Engine:
     def stop(self) -> None:
         """End all requests and the thread. `submit` starts it again."""
         with self._changed:
+            thread = self._thread
+            if thread is None:
+                return
             self._stopping = True
             self._changed.notify()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not threading.current_thread():
             thread.join()
 
     @property
     def load(self) -> tuple[int, int]:
         """Requests that run and requests that wait."""
         with self._changed:
-            waiting = len(self.scheduler.waiting) + len(self._asked)
-            return len(self.scheduler.running), waiting
+            running = len(self.scheduler.running)
+            return running, max(0, len(self._live) + len(self._asked) - running)
 
     # --- the thread --------------------------------------------------------------
 
+    def _start(self) -> None:
+        _STARTED.add(self)
+        self._thread = threading.Thread(target=self._run, name="apr-engine", daemon=True)
+        self._thread.start()
+
     def _run(self) -> None:
         while self._take_orders():
-            work, impossible = self.scheduler.next()
-            for sequence in impossible:
-                self._fail(sequence, "The cache is too small for this request.")
-            if not work:
-                continue
-            try:
-                logits = self._compute(work)
-                self._go_on(work, logits)
-            except Exception as error:
-                for sequence in [*self.scheduler.running]:
-                    self._fail(sequence, f"{type(error).__name__}: {error}")
+            self._step()
+        with self._changed:
+            self._stopping, self._thread = False, None
+            if self._asked:  # while it was stopping
+                self._start()
 
     def _take_orders(self) -> bool:
         """New requests and cancellations; waits while there is nothing to do."""
         with self._changed:
             while not (self._asked or self._cancelled or self._live or self._stopping):
                 self._changed.wait()
-            asked, self._asked = self._asked, []
-            cancelled, self._cancelled = self._cancelled, set()
+            for number, request, hear in self._asked:
+                sequence = self.scheduler.add(request, number)
+                self._live[number] = _Live(sequence, Sampler(request), hear)
+            self._asked.clear()
             stopping = self._stopping
-            if stopping:
-                self._thread = None
-        for number, request, hear in asked:
-            self._live[number] = (self.scheduler.add(request), Sampler(request), hear)
-        for number in list(self._live) if stopping else cancelled & set(self._live):
-            self._end(number, "cancelled")
+            ended = [*self._live] if stopping else sorted(self._cancelled & self._live.keys())
+            self._cancelled.clear()
+        for number in ended:
+            self._end(number, Token(None, "cancelled"))
         return not stopping
 
-    @torch.inference_mode()
-    def _compute(self, work: list[Work]) -> torch.Tensor | None:
-        """Logits ``NV`` for the work that is followed by a token; ``None`` if none is."""
-        ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        rows: list[Rows] = []
-        last: list[int] = []
-        for part in work:
-            sequence, first = part.sequence, part.sequence.computed
-            rows.append(Rows(len(ids), part.count, part.context, part.own))
-            ids += sequence.ids[first : first + part.count]
-            positions += range(first, first + part.count)
-            for run in part.own:
-                slots += range(run.start, run.end)
-            if part.samples:
-                last.append(len(ids) - 1)
-        device = self.model.device
-        plan = Plan(self.pool, rows, slots, device)
-        output = self.model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            logits_to_keep=torch.tensor(last or [0], device=device),
-            plan=plan,
-        )
-        return output.logits[0] if last else None
+    def _step(self) -> None:
+        """Compute what is due. Whatever goes wrong ends the requests it was for, and no others."""
+        numbers = [*self._live]
+        try:
+            work = self.scheduler.next()
+            numbers = [part.sequence.number for part in work]
+            logits = self.decoder.logits([_part(part) for part in work]) if work else None
+        except Exception as error:
+            log.exception("A step failed, and with it the requests it was for.")
+            for number in numbers:
+                self._fail(number, error)
+        else:
+            self._go_on(work, logits)
 
-    def _go_on(self, work: list[Work], logits: torch.Tensor | None) -> None:
+    def _go_on(self, work: list[Work], logits: Tensor | None) -> None:
         """Take what was computed, choose the next tokens and tell them."""
-        numbers = {id(sequence): number for number, (sequence, _, _) in self._live.items()}
-        likeliest = logits.argmax(-1).tolist() if logits is not None else []
+        likeliest = [] if logits is None else logits.argmax(-1).tolist()
+        if logits is not None and not all(
+            self._live[part.sequence.number].sampler.is_plain for part in work if part.samples
+        ):
+            logits = logits.float().cpu()
         row = 0
         for part in work:
             sequence = part.sequence
-            prompt = max(0, min(part.count, len(sequence.request.ids) - sequence.computed))
-            self.statistics.prefilled += part.count if part.count > 1 else prompt
             samples = part.samples
+            self.statistics.prefilled += part.prefilled
             self.scheduler.computed(part)
             if not samples:
                 continue
-            number = numbers[id(sequence)]
-            _, sampler, hear = self._live[number]
-            if sampler.is_plain:
-                token = Token(likeliest[row])
+            live = self._live[sequence.number]
+            try:
+                if live.sampler.is_plain:
+                    token = Token(likeliest[row])
+                else:
+                    assert logits is not None
+                    token = live.sampler.choose(logits[row], sequence.ids)
+                token = self._added(sequence, token)
+            except Exception as error:  # a constraint, or whatever says where to stop
+                log.exception("A constraint or a stop failed, and with it its request.")
+                self._fail(sequence.number, error)
             else:
-                assert logits is not None
-                token = sampler.choose(logits[row], sequence.ids)
+                if token.finish is None:
+                    self._tell(sequence.number, live, token)
+                else:
+                    self._end(sequence.number, token)
             row += 1
-            if not sequence.generated:
-                cached = sequence.cached or 0
-                self.statistics.cached += cached
-                token = token._replace(cached=cached)
-            sequence.ids.append(token.id)
-            self.statistics.generated += 1
-            finish = self._finish(sequence, token.id)
-            if finish is None:
-                hear(token)
-            else:
-                self._end(number, finish, token)
+
+    def _added(self, sequence: Sequence, token: Token) -> Token:
+        """Put a token behind its sequence; it then knows whether that ends."""
+        assert token.id is not None
+        cached = 0 if sequence.generated else sequence.cached or 0
+        sequence.ids.append(token.id)
+        self.statistics.generated += 1
+        self.statistics.cached += cached
+        return token._replace(finish=self._finish(sequence, token.id), cached=cached)
 
     def _finish(self, sequence: Sequence, token: int) -> FinishReason | None:
         request = sequence.request
@@ -237,39 +258,38 @@ class Engine:
             return "end"
         if token in request.stop_ids or (request.stops is not None and request.stops(token)):
             return "stop"
-        full = self.context_length is not None and len(sequence.ids) >= self.context_length
+        full = len(sequence.ids) >= self._longest
         return "length" if sequence.left <= 0 or full else None
 
-    def _end(self, number: int, finish: FinishReason, token: Token = NO_TOKEN) -> None:
-        sequence, _, hear = self._live.pop(number)
-        self.scheduler.finish(sequence)
-        hear(token._replace(finish=finish))
+    def _fail(self, number: int, error: Exception) -> None:
+        self._end(number, Token(None, "failed", error=f"{type(error).__name__}: {error}"))
 
-    def _fail(self, sequence: Sequence, error: str) -> None:
-        number = next(n for n, (other, _, _) in self._live.items() if other is sequence)
-        self._end(number, "failed", Token(-1, error=error))
+    def _end(self, number: int, token: Token) -> None:
+        live = self._live[number]
+        self.scheduler.finish(live.sequence)
+        del self._live[number]
+        self._tell(number, live, token)
+
+    def _tell(self, number: int, live: _Live, token: Token) -> None:
+        """Hand a token on; a listener that raises has heard its last one."""
+        try:
+            live.hear(token)
+        except Exception:
+            log.exception("The listener of a request failed; the request is cancelled.")
+            self.cancel(number)
 
 
-@torch.inference_mode()
-def _replace_attention(model: PreTrainedModel, pool: Pool) -> None:
-    """Have ``model`` attend through the pool, and see that it gives the results it gave before."""
-    attention.register()
-    ids = torch.arange(1, 13, device=model.device)[None] % model.config.get_text_config().vocab_size
-    try:
-        if model.config._attn_implementation == attention.NAME:  # another engine had it
-            model.set_attn_implementation("sdpa")
-        expected = model(input_ids=ids, use_cache=False).logits
-        model.set_attn_implementation(attention.NAME)
-        run = pool.take(ids.shape[1])
-        assert run is not None
-        rows = [Rows(0, run.length, [], [run])]
-        plan = Plan(pool, rows, list(range(run.start, run.end)), model.device)
-        places = torch.arange(run.length, device=model.device)[None]
-        found = model(input_ids=ids, position_ids=places, use_cache=False, plan=plan).logits
-        pool.give_back(run)
-    except Exception as error:
-        raise UnsupportedModel(type(model).__name__, f"{type(error).__name__}: {error}") from error
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
-    spread = expected.float().std().clamp_min(1e-6)
-    if not ((found - expected).float().abs().max() / spread < tolerance):
-        raise UnsupportedModel(type(model).__name__, "its attention does something of its own")
+_STARTED: WeakSet[Engine] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Computing while the interpreter goes away would abort the process."""
+    for engine in list(_STARTED):
+        engine.stop()
+
+
+def _part(work: Work) -> Part:
+    sequence, first = work.sequence, work.sequence.computed
+    ids = sequence.ids[first : first + work.count]
+    return Part(ids, first, work.context, work.own, work.samples)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,54 +20,45 @@ class Run(NamedTuple):
     def end(self) -> int:
         return self.start + self.length
 
+    def cut(self, first: int, length: int) -> Run:
+        """At most ``length`` of its slots, without the ``first`` ones."""
+        first = min(first, self.length)
+        return Run(self.start + first, min(length, self.length - first))
+
 
 class Pool:
     """``slots`` places for the keys and values of one token each, in every layer.
 
     Attributes:
-        keys: per layer ``SHD``: slot, key-value head, dimension.
-        values: per layer, of the same shape.
+        keys: per layer ``SHD``: slot, key-value head, dimension. The first token that is
+            stored in a layer decides heads, dimension, precision and device.
+        values: per layer, likewise.
         free: slots that hold nothing.
     """
 
-    def __init__(
-        self,
-        slots: int,
-        *,
-        layers: int,
-        heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        shape = (slots, heads, head_dim)
+    def __init__(self, slots: int) -> None:
         self.slots = self.free = slots
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self._gaps = [Run(0, slots)]
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self._gaps = [Run(0, slots)]  # in order, never side by side
 
     def take(self, length: int, *, after: int | None = None) -> Run | None:
         """At most ``length`` slots side by side; ``None`` when the pool is full.
 
         Args:
-            after: the slot behind which they should lie, if that place is free.
+            after: the end of a run that is taken; if it is free, they begin there.
         """
         if not self._gaps or length < 1:
             return None
-        position = 0
-        if after is not None:
-            position = bisect_left(self._gaps, (after,))
-            if position == len(self._gaps) or self._gaps[position].start != after:
-                after = None
-        if after is None:
+        position = len(self._gaps) if after is None else bisect_left(self._gaps, (after,))
+        if position == len(self._gaps) or self._gaps[position].start != after:
             # The smallest gap that is large enough; else the largest there is.
-            enough = [i for i, gap in enumerate(self._gaps) if gap.length >= length]
-            choose = min if enough else max
-            among = enough or range(len(self._gaps))
-            position = choose(among, key=lambda i: self._gaps[i].length)
+            sizes = [gap.length for gap in self._gaps]
+            enough = [size for size in sizes if size >= length]
+            position = sizes.index(min(enough) if enough else max(sizes))
         gap = self._gaps[position]
-        taken = Run(gap.start, min(length, gap.length))
-        rest = Run(taken.end, gap.length - taken.length)
+        taken = gap.cut(0, length)
+        rest = gap.cut(taken.length, gap.length)
         self._gaps[position : position + 1] = [rest] if rest.length else []
         self.free -= taken.length
         return taken
@@ -76,15 +68,64 @@ class Pool:
         if not run.length:
             return
         self.free += run.length
-        insort(self._gaps, run)
-        position = bisect_left(self._gaps, run)
-        for left in (position, position - 1):  # join with the gap behind, then with the one before
-            if 0 <= left < len(self._gaps) - 1:
-                first, second = self._gaps[left : left + 2]
-                if first.end == second.start:
-                    self._gaps[left : left + 2] = [Run(first.start, first.length + second.length)]
+        first = last = bisect_left(self._gaps, run)
+        start, end = run.start, run.end
+        if first > 0 and self._gaps[first - 1].end == start:
+            first -= 1
+            start = self._gaps[first].start
+        if last < len(self._gaps) and self._gaps[last].start == end:
+            end = self._gaps[last].end
+            last += 1
+        self._gaps[first:last] = [Run(start, end - start)]
 
     def store(self, layer: int, slots_T: Tensor, key_THD: Tensor, value_THD: Tensor) -> None:
         """Write the keys and values of the tokens that have these slots."""
+        if layer not in self.keys:
+            self.keys[layer] = key_THD.new_zeros((self.slots, *key_THD.shape[1:]))
+            self.values[layer] = value_THD.new_zeros((self.slots, *value_THD.shape[1:]))
         self.keys[layer].index_copy_(0, slots_T, key_THD)
         self.values[layer].index_copy_(0, slots_T, value_THD)
+
+    def slot_bytes(self, layer: int) -> int:
+        """Bytes of one token's keys and values in ``layer``."""
+        key, value = self.keys[layer], self.values[layer]
+        return int(key[0].nbytes + value[0].nbytes)
+
+
+def length_of(runs: Iterable[Run]) -> int:
+    """How many slots they have together."""
+    return sum(run.length for run in runs)
+
+
+def split(runs: Iterable[Run], count: int) -> tuple[list[Run], list[Run]]:
+    """The first ``count`` slots of some runs, and the others."""
+    first, others = [], []
+    for run in runs:
+        if count >= run.length:
+            first.append(run)
+            count -= run.length
+        elif count > 0:
+            first.append(run.cut(0, count))
+            others.append(run.cut(count, run.length))
+            count = 0
+        else:
+            others.append(run)
+    return first, others
+
+
+def append(runs: list[Run], more: Iterable[Run]) -> None:
+    """Put runs behind ``runs``; what lies side by side becomes one."""
+    for run in more:
+        if runs and runs[-1].end == run.start:
+            run = Run(runs[-1].start, runs.pop().length + run.length)
+        runs.append(run)
+
+
+def slots_of(runs: Sequence[Run], device: torch.device) -> Tensor:
+    """The slots of some runs, one after the other."""
+    if len(runs) == 1:
+        return torch.arange(runs[0].start, runs[0].end, device=device)
+    starts, lengths = torch.tensor(runs).T
+    shift = starts - (lengths.cumsum(0) - lengths)
+    slots: Tensor = torch.arange(length_of(runs)) + shift.repeat_interleave(lengths)
+    return slots.to(device)

@@ -36,14 +36,16 @@ class Generate:
         top_k: sample among this many likeliest tokens; 0 for all.
         top_p: sample among the likeliest tokens that together have this probability.
         min_p: sample among tokens with this share of the likeliest one's probability.
-        repetition_penalty: divides the logits of tokens that have occurred; 1 for none.
+        repetition_penalty: divides the logits of tokens that have occurred, and multiplies
+            those below 0; 1 for none.
         seed: of the request's own random numbers: the same seed, the same tokens, whatever
             else is in the batch.
-        logprobs: also report the log-probabilities of this many likeliest tokens; ``None``
-            for none at all.
-        program: requests of one program give way to other programs.
+        logprobs: also report log-probabilities: the token's, and those of this many likeliest
+            ones; ``None`` for none at all.
+        program: requests of one program give way to other programs; a request without one
+            is a program of its own.
         stops: says after each token whether the text so far ends with a stop.
-        constraint: restricts every token.
+        constraint: restricts every token; for this request only.
     """
 
     ids: Sequence[int]
@@ -70,6 +72,8 @@ class Generate:
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "seed": (-(2**63) <= self.seed < 2**63, "a whole number of 64 bits"),
+            "logprobs": (self.logprobs is None or self.logprobs >= 0, "0 or more, or None"),
         }
         for option, (holds, expected) in checks.items():
             if not holds:
@@ -80,15 +84,16 @@ class Token(NamedTuple):
     """The next token of a request.
 
     Attributes:
-        id: the token; -1 with a finish that has none.
+        id: the token; ``None`` where the request was cancelled or failed.
         finish: why the request ends with this token; ``None`` while it goes on.
-        logprob: its log-probability, if asked for.
-        top: the likeliest tokens and their log-probabilities, if asked for.
+        logprob: what the model itself gave it, before temperature, penalty and constraint,
+            if asked for.
+        top: the likeliest tokens and their log-probabilities, likewise.
         cached: tokens of the prompt that were computed before; with the first token.
         error: what went wrong, when ``finish`` is ``failed``.
     """
 
-    id: int
+    id: int | None
     finish: FinishReason | None = None
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Iterable
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from apr_agents.engine.pool import Pool, Run
+from apr_agents.engine.pool import Pool, Run, append, length_of, split
 from apr_agents.engine.request import Generate
-from apr_agents.engine.tree import Node, Tree
+from apr_agents.engine.tree import Match, Node, Tree, common
 
 GROWTH = 32
-"""Slots that a sequence reserves at a time while it generates."""
+"""Slots that a sequence reserves at least while it generates, and that are kept free for it."""
 
 ALIKE = 16
 """Tokens that a prompt must share with one under way to wait for it rather than repeat it."""
@@ -23,21 +23,38 @@ class Sequence:
     """A request at work.
 
     Attributes:
+        number: requests that came before.
         ids: prompt and generated tokens.
         computed: how many of them have keys and values.
-        node: what it holds in the tree; ``None`` while it waits.
-        own: slots behind that, computed and reserved.
+        furthest: how many ever had; more than ``computed`` after it had to make way.
+        rooted: how many have theirs in the tree.
+        node: what it holds there; ``None`` while it waits and when it has ended.
+        own: slots of the others that are computed.
+        spare: slots that it has reserved for its next tokens.
+        due: how many of those the present step uses.
         cached: tokens of its prompt that were computed before it came.
+        leader: who is about to compute the first ``alike`` tokens, for it to wait for.
     """
 
     request: Generate
     number: int
     ids: list[int]
     computed: int = 0
+    furthest: int = 0
+    rooted: int = 0
     node: Node | None = None
     own: list[Run] = field(default_factory=list)
+    spare: list[Run] = field(default_factory=list)
+    due: int = 0
     cached: int | None = None
-    _shared: tuple[int, list[Run]] = (-1, [])
+    leader: Sequence | None = None
+    alike: int = 0
+    _shared: tuple[int, list[list[Run]]] = (-1, [])
+
+    @property
+    def program(self) -> str | int:
+        """Its program; a request without one is a program of its own."""
+        return self.request.program or self.number
 
     @property
     def generated(self) -> int:
@@ -52,38 +69,49 @@ class Sequence:
     def is_prefilling(self) -> bool:
         return self.computed < len(self.ids) - 1
 
-    def shared(self, tree: Tree) -> list[Run]:
-        """The runs of the tree that its context consists of."""
-        assert self.node is not None
-        if self._shared[0] != tree.version:
-            self._shared = (tree.version, [node.run for node in self.node.path()])
-        return self._shared[1]
+    @property
+    def wanted(self) -> int:
+        """Slots it soon needs besides those it has: for its prompt and its next tokens."""
+        soon = len(self.ids) - 1 + min(GROWTH, self.left)
+        return max(0, soon - self.computed - length_of(self.spare))
 
-    def own_slots(self, first: int, count: int) -> list[Run]:
-        """The runs of ``count`` own slots from the ``first`` on."""
-        runs = []
-        for run in self.own:
-            skipped = min(first, run.length)
-            taken = min(count, run.length - skipped)
-            if taken > 0:
-                runs.append(Run(run.start + skipped, taken))
-            first, count = first - skipped, count - taken
-        return runs
+    def root(self, node: Node, length: int) -> None:
+        """Have its context begin with the ``length`` tokens that end with ``node``."""
+        self.node, self.rooted, self.own, self._shared = node, length, [], (-1, [])
+
+    def context(self, tree: Tree) -> list[list[Run]]:
+        """Slots of what is computed: a list for each node of the tree, and one for its own."""
+        if self._shared[0] != tree.version:
+            assert self.node is not None
+            self._shared = (tree.version, [node.runs for node in self.node.path()])
+        shared = self._shared[1]
+        return [*shared, [*self.own]] if self.own else shared
 
 
 @dataclass(frozen=True)
 class Work:
-    """The part of a step that belongs to one sequence: its next ``count`` tokens."""
+    """The part of a step that belongs to one sequence: its next ``count`` tokens.
+
+    Attributes:
+        context: slots of all tokens before them, a list for each stretch that sequences share.
+        own: their slots.
+    """
 
     sequence: Sequence
     count: int
-    context: list[Run]
+    context: list[list[Run]]
     own: list[Run]
 
     @property
     def samples(self) -> bool:
         """Whether a new token follows."""
         return self.sequence.computed + self.count == len(self.sequence.ids)
+
+    @property
+    def prefilled(self) -> int:
+        """How many of the tokens belong to the prompt or are computed once more."""
+        known = max(len(self.sequence.request.ids), self.sequence.furthest)
+        return max(0, min(self.count, known - self.sequence.computed))
 
 
 class Scheduler:
@@ -92,100 +120,192 @@ class Scheduler:
     Args:
         most_running: sequences that compute in one step.
         most_tokens: tokens that one step computes, as far as prompts are concerned.
+
+    Attributes:
+        waiting: sequences that wait for their turn, by number.
+        running: sequences that are computed, likewise.
     """
 
     def __init__(self, pool: Pool, *, most_running: int, most_tokens: int) -> None:
         self.pool, self.tree = pool, Tree(pool)
         self.most_running, self.most_tokens = most_running, most_tokens
-        self.waiting: list[Sequence] = []
-        self.running: list[Sequence] = []
-        self._numbers = itertools.count()
+        self.waiting: dict[int, Sequence] = {}
+        self.running: dict[int, Sequence] = {}
 
-    def add(self, request: Generate) -> Sequence:
-        """Have a request wait for its turn."""
-        sequence = Sequence(request, next(self._numbers), list(request.ids))
-        self.waiting.append(sequence)
+    def add(self, request: Generate, number: int) -> Sequence:
+        """Have a request wait for its turn; its ids and what it generates must fit the pool."""
+        sequence = Sequence(request, number, list(request.ids))
+        self.waiting[number] = sequence
         return sequence
 
-    def next(self) -> tuple[list[Work], list[Sequence]]:
-        """What to compute now, and the sequences that can never be: the pool is too small."""
+    def next(self) -> list[Work]:
+        """What to compute now: something, as long as there are sequences."""
         self._admit()
+        order = self._in_order()
         work: list[Work] = []
-        impossible: list[Sequence] = []
         room = self.most_tokens
-        # Decoding first: it is what others wait for.
-        for sequence in sorted(self.running, key=lambda s: (s.is_prefilling, s.number)):
-            if sequence not in self.running:  # preempted for one before it
+        for place, sequence in enumerate(order):
+            pending = len(sequence.ids) - sequence.computed
+            count = pending if pending == 1 else min(pending, room)
+            if sequence.node is None or count < 1:
                 continue
-            wanted = len(sequence.ids) - sequence.computed
-            count = wanted if wanted == 1 else min(wanted, room)
-            if count < 1:
-                continue
-            if not self._reserve(sequence, count, protected=[w.sequence for w in work]):
-                if len(self.running) == 1:
-                    impossible.append(sequence)
-                continue
-            room -= count if count > 1 else 0
-            work.append(self._work(sequence, count))
-        return work, impossible
-
-    def _work(self, sequence: Sequence, count: int) -> Work:
-        shared = sequence.shared(self.tree)
-        before = sequence.computed - sum(run.length for run in shared)
-        context = [*shared, *sequence.own_slots(0, before)]
-        return Work(sequence, count, context, sequence.own_slots(before, count))
+            sequence.due = count
+            while not self._reserve(sequence, count):
+                later = [other for other in order[place + 1 :] if other.node is not None]
+                if not later:
+                    break
+                self._preempt(later[-1])
+            else:
+                room -= count if pending > 1 else 0
+                own, _ = split(sequence.spare, count)
+                work.append(Work(sequence, count, sequence.context(self.tree), own))
+        assert work or not (self.waiting or self.running)
+        return work
 
     def computed(self, work: Work) -> None:
-        """The work is done: its tokens can be seen by others as soon as the prompt is complete."""
+        """The work is done: others can see the keys and values of its prompt tokens."""
         sequence = work.sequence
+        done, sequence.spare = split(sequence.spare, work.count)
+        append(sequence.own, done)
+        sequence.due = 0
         sequence.computed += work.count
-        if sequence.computed == len(sequence.request.ids):
+        sequence.furthest = max(sequence.furthest, sequence.computed)
+        if work.count > 1 or sequence.computed == len(sequence.request.ids):
             self._publish(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence has ended; what it has computed stays in the tree."""
-        if sequence in self.waiting:
-            self.waiting.remove(sequence)
-            return
-        self.running.remove(sequence)
-        self._leave(sequence)
+        self.waiting.pop(sequence.number, None)
+        if self.running.pop(sequence.number, None) is not None:
+            self._leave(sequence)
 
     # --- who runs ----------------------------------------------------------------
 
+    def _in_order(self) -> list[Sequence]:
+        """Who runs, the most urgent first.
+
+        Decoding comes first: it is what others wait for. Then it goes round the programs.
+        """
+        before: Counter[str | int] = Counter()
+        keyed = []
+        for number in sorted(self.running):
+            sequence = self.running[number]
+            keyed.append((sequence.is_prefilling, before[sequence.program], number))
+            before[sequence.program] += 1
+        return [self.running[number] for *_, number in sorted(keyed)]
+
     def _admit(self) -> None:
         """Let waiting sequences in: programs in turn, the longest critical path first."""
-        busy = Counter(sequence.request.program for sequence in self.running)
-        passed: list[Sequence] = []
-        while self.waiting and len(self.running) < self.most_running:
-            chosen = min(self.waiting, key=lambda s: (busy[s.request.program], -s.left, s.number))
-            self.waiting.remove(chosen)
-            match = self.tree.match(chosen.ids[:-1])
-            if self._is_under_way(chosen, match.length):
-                passed.append(chosen)
-                continue
-            self.tree.hold(match.node)
-            needed = len(chosen.ids) - match.length
-            if self.running and self._free_for(needed) < needed:
-                self.tree.let_go(match.node)
-                passed.append(chosen)
-                break
-            chosen.node, chosen.computed, chosen.own = match.node, match.length, []
-            if chosen.cached is None:
-                chosen.cached = match.length
-            busy[chosen.request.program] += 1
-            self.running.append(chosen)
-        self.waiting += passed
+        if not self.waiting:
+            return
+        busy = Counter(sequence.program for sequence in self.running.values())
+        queues: defaultdict[str | int, list[Sequence]] = defaultdict(list)
+        for sequence in sorted(self.waiting.values(), key=lambda s: (s.left, -s.number)):
+            queues[sequence.program].append(sequence)
+        turns = [(busy[program], queue[-1].number, program) for program, queue in queues.items()]
+        heapq.heapify(turns)
+        while turns:
+            _, _, program = heapq.heappop(turns)
+            queue = queues[program]
+            sequence = queue.pop()
+            if not self._follows(sequence):
+                if not self._enter(sequence):
+                    break
+                busy[program] += 1
+            if queue:
+                heapq.heappush(turns, (busy[program], queue[-1].number, program))
 
-    def _is_under_way(self, sequence: Sequence, known: int) -> bool:
+    def _follows(self, sequence: Sequence) -> bool:
         """Whether a running prompt is about to compute much of what ``sequence`` needs."""
-        for other in self.running:
-            if other.is_prefilling:
-                alike = _common(sequence.ids, other.ids)
-                if min(alike, len(sequence.ids) - 1) >= known + ALIKE:
-                    return True
+        leader = sequence.leader
+        if leader is not None and leader.node is not None and leader.rooted < sequence.alike:
+            return True
+        sequence.leader = None
+        prefilling = [other for other in self.running.values() if other.is_prefilling]
+        if prefilling:
+            known = self.tree.match(sequence.ids).length
+            next_ids = sequence.ids[known : known + ALIKE]
+            for other in prefilling:
+                if other.ids[known : known + ALIKE] == next_ids:
+                    alike = min(common(sequence.ids, other.ids), len(sequence.ids) - 1)
+                    if alike >= known + ALIKE:
+                        sequence.leader, sequence.alike = other, alike
+                        return True
         return False
 
+    def _enter(self, sequence: Sequence) -> bool:
+        """Have ``sequence`` run, if there is room for it or its program has fewer than others."""
+        match = self.tree.match(sequence.ids[:-1])
+        self._hold(sequence, match)
+        running = self.running.values()
+        crowd = len(running) + 1 - self.most_running
+        short = sequence.wanted + sum(other.wanted for other in running)
+        short -= self.pool.free + self.tree.loose
+        yielding = []
+        for other in self._rivals(sequence.program):
+            if crowd <= 0 and short <= 0:
+                break
+            yielding.append(other)
+            crowd -= 1
+            short -= other.wanted + self._alone(other)
+        if self.running and (crowd > 0 or short > 0):
+            self._leave(sequence)
+            return False
+        for other in yielding:
+            self._preempt(other)
+        if sequence.cached is None:
+            sequence.cached = match.length
+        del self.waiting[sequence.number]
+        self.running[sequence.number] = sequence
+        return True
+
+    def _rivals(self, program: str | int) -> Iterator[Sequence]:
+        """Who should make way for one more of ``program``: the latest of whoever runs the most."""
+        shares: defaultdict[str | int, list[Sequence]] = defaultdict(list)
+        for number in sorted(self.running):
+            sequence = self.running[number]
+            shares[sequence.program].append(sequence)
+        fewer = len(shares[program]) + 1
+        while (largest := max(shares.values(), key=len)) and len(largest) > fewer:
+            yield largest.pop()
+
+    def _alone(self, sequence: Sequence) -> int:
+        """Slots that would be free or loose without ``sequence``."""
+        assert sequence.node is not None
+        in_tree = sum(len(node.ids) for node in sequence.node.upwards() if node.holders == 1)
+        return in_tree + length_of(sequence.own) + length_of(sequence.spare)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Send a sequence back to wait; it keeps its tokens, and the tree what it computed."""
+        del self.running[sequence.number]
+        self._leave(sequence)
+        self.waiting[sequence.number] = sequence
+
     # --- slots -------------------------------------------------------------------
+
+    def _reserve(self, sequence: Sequence, count: int) -> bool:
+        """Have slots for the next ``count`` tokens, and while it generates, for some more."""
+        missing = count - length_of(sequence.spare)
+        if missing <= 0:
+            return True
+        wanted = missing
+        if count == 1:
+            share = self.pool.free // len(self.running)
+            ahead = max(GROWTH, min(sequence.generated, share))  # so that its runs are few
+            wanted = max(missing, min(ahead, sequence.left))
+        if self._free_for(wanted) < missing:
+            self._trim()
+        if self.pool.free < missing:
+            return False
+        wanted = min(wanted, self.pool.free)
+        assert sequence.node is not None
+        while wanted > 0:
+            behind = sequence.spare or sequence.own or sequence.node.runs
+            run = self.pool.take(wanted, after=behind[-1].end if behind else None)
+            assert run is not None
+            wanted -= run.length
+            append(sequence.spare, [run])
+        return True
 
     def _free_for(self, needed: int) -> int:
         """Free slots after evicting what is needed."""
@@ -193,57 +313,31 @@ class Scheduler:
             self.tree.evict(max(needed - self.pool.free, self.pool.slots // 16))
         return self.pool.free
 
-    def _reserve(self, sequence: Sequence, count: int, *, protected: Iterable[Sequence]) -> bool:
-        """Have slots for the next ``count`` tokens, if need be at the cost of later sequences."""
-        used = sequence.computed - sum(run.length for run in sequence.shared(self.tree))
-        missing = used + count - sum(run.length for run in sequence.own)
-        if missing <= 0:
-            return True
-        wanted = max(missing, min(GROWTH, sequence.left)) if count == 1 else missing
-        kept = {id(s) for s in protected} | {id(sequence)}
-        while self._free_for(missing) < missing:
-            others = [s for s in self.running if id(s) not in kept]
-            if not others:
-                return False
-            self._preempt(max(others, key=lambda s: s.number))
-        wanted = min(wanted, self.pool.free)
-        while wanted > 0:
-            after = sequence.own[-1].end if sequence.own else None
-            run = self.pool.take(wanted, after=after)
-            assert run is not None
-            wanted -= run.length
-            if sequence.own and sequence.own[-1].end == run.start:
-                run = Run(sequence.own[-1].start, sequence.own.pop().length + run.length)
-            sequence.own.append(run)
-        return True
+    def _trim(self) -> None:
+        """Free the slots that sequences have reserved and do not use in this step."""
+        for sequence in self.running.values():
+            sequence.spare, unused = split(sequence.spare, sequence.due)
+            self._give_back(unused)
 
-    def _preempt(self, sequence: Sequence) -> None:
-        """Send a sequence back to wait; it keeps its tokens, and the tree what it computed."""
-        self.running.remove(sequence)
-        self._leave(sequence)
-        self.waiting.append(sequence)
+    def _give_back(self, runs: list[Run]) -> None:
+        for run in runs:
+            self.pool.give_back(run)
+
+    def _hold(self, sequence: Sequence, match: Match) -> None:
+        sequence.root(self.tree.hold(match), match.length)
+        sequence.computed = match.length
 
     def _publish(self, sequence: Sequence) -> None:
-        """Put what the sequence has computed into the tree, and keep what it has reserved."""
+        """Put what the sequence has computed into the tree."""
         assert sequence.node is not None
-        first = sum(run.length for run in sequence.shared(self.tree))
-        count = sequence.computed - first
-        runs, rest = sequence.own_slots(0, count), sequence.own_slots(count, self.pool.slots)
-        ids = sequence.ids[first : sequence.computed]
-        sequence.node = self.tree.insert(sequence.node, ids, runs)
-        sequence.own = rest
+        ids = sequence.ids[sequence.rooted : sequence.computed]
+        sequence.root(self.tree.insert(sequence.node, ids, sequence.own), sequence.computed)
 
     def _leave(self, sequence: Sequence) -> None:
-        assert sequence.node is not None
+        """The opposite of `_hold`; the tree keeps what was computed."""
         self._publish(sequence)
-        for run in sequence.own:
-            self.pool.give_back(run)
+        self._give_back(sequence.spare)
+        assert sequence.node is not None
         self.tree.let_go(sequence.node)
-        sequence.node, sequence.own, sequence.computed = None, [], 0
-
-
-def _common(first: list[int], second: list[int]) -> int:
-    length = min(len(first), len(second))
-    if first[:length] == second[:length]:
-        return length
-    return next(i for i in range(length) if first[i] != second[i])
+        sequence.node, sequence.spare = None, []
+        sequence.computed = sequence.rooted = sequence.due = 0

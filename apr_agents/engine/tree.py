@@ -1,17 +1,18 @@
 """What is computed already: a radix tree of token ids over slots. Never sees a tensor.
 
-A node is a stretch of tokens whose slots lie side by side. The context of a sequence is the
+A node is a stretch of tokens up to where contexts part. The context of a sequence is the
 path from the root to the node it holds, and what it has computed since. Forks share the
 path, so nothing is ever copied. What nobody holds stays until its slots are needed.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from apr_agents.engine.pool import Pool, Run
+from apr_agents.engine.pool import Pool, Run, append, split
 
 
 class Node:
@@ -19,36 +20,43 @@ class Node:
 
     Attributes:
         ids: its tokens.
-        start: slot of the first; the others follow.
+        runs: their slots.
         holders: sequences whose context runs through it.
         used: when it was last held or let go.
     """
 
-    __slots__ = ("children", "holders", "ids", "parent", "start", "used")
+    __slots__ = ("children", "holders", "ids", "parent", "runs", "used")
 
-    def __init__(self, parent: Node | None, ids: Sequence[int], start: int) -> None:
-        self.parent, self.ids, self.start = parent, list(ids), start
+    def __init__(self, parent: Node | None, ids: list[int], runs: list[Run]) -> None:
+        self.parent, self.ids, self.runs = parent, ids, runs
         self.children: dict[int, Node] = {}
         self.holders = self.used = 0
+        if parent is not None:
+            parent.children[ids[0]] = self
 
-    @property
-    def run(self) -> Run:
-        return Run(self.start, len(self.ids))
+    def upwards(self) -> Iterator[Node]:
+        """This node and those above it, without the root."""
+        node = self
+        while node.parent is not None:
+            yield node
+            node = node.parent
 
     def path(self) -> list[Node]:
         """The nodes from below the root to this one."""
-        nodes: list[Node] = []
-        node = self
-        while node.parent is not None:
-            nodes.append(node)
-            node = node.parent
-        return nodes[::-1]
+        return [*self.upwards()][::-1]
 
 
 class Match(NamedTuple):
-    """The longest computed prefix of some ids: where it ends, and its length."""
+    """The longest computed prefix of some ids.
+
+    Attributes:
+        node: where it ends.
+        within: how many tokens of that node belong to it.
+        length: how many tokens it has.
+    """
 
     node: Node
+    within: int
     length: int
 
 
@@ -56,113 +64,140 @@ class Tree:
     """The cache of one engine.
 
     Attributes:
-        version: changes whenever a path may be made of other nodes than before.
+        version: changes when a node that is held becomes two.
+        slots: slots of all nodes.
+        held: slots of the nodes that somebody holds.
     """
 
     def __init__(self, pool: Pool) -> None:
-        self.pool, self.version = pool, 0
-        self.root = Node(None, (), 0)
+        self.pool = pool
+        self.version = self.slots = self.held = 0
+        self.root = Node(None, [], [])
         self._clock = itertools.count(1)
 
-    def match(self, ids: Sequence[int], *, below: Node | None = None) -> Match:
-        """The longest computed prefix of ``ids``; a node that they leave half way is split."""
-        node, length = below or self.root, 0
-        while length < len(ids):
+    @property
+    def loose(self) -> int:
+        """Slots that `evict` can free."""
+        return self.slots - self.held
+
+    def match(self, ids: list[int], *, below: Node | None = None) -> Match:
+        """The longest computed prefix of ``ids``. Changes nothing."""
+        node = below or self.root
+        within, length = len(node.ids), 0
+        while length < len(ids) and within == len(node.ids):
             child = node.children.get(ids[length])
             if child is None:
                 break
-            common = _common(child.ids, ids, length)
-            length += common
-            if common < len(child.ids):
-                return Match(self._split(child, common), length)
-            node = child
-        return Match(node, length)
+            node, within = child, common(child.ids, ids, length)
+            length += within
+        return Match(node, within, length)
 
-    def insert(self, node: Node, ids: Sequence[int], runs: Sequence[Run]) -> Node:
-        """Add what a sequence that holds ``node`` has computed behind it; it then holds the result.
-
-        Where another sequence has added the same tokens before, its slots stay and these are
-        given back.
-        """
-        known, length = self.match(ids, below=node)
-        position, last = 0, known
-        for run in runs:
-            pieces = self._divide(run, min(max(length - position, 0), run.length))
-            self.pool.give_back(pieces[0])
-            if pieces[1].length:
-                first = position + pieces[0].length
-                child = Node(last, ids[first : position + run.length], pieces[1].start)
-                last.children[child.ids[0]] = child
-                last = child
-            position += run.length
-        for held in last.path()[len(node.path()) :]:
-            held.holders += 1
-            held.used = next(self._clock)
-        self.version += 1
-        return last
-
-    def hold(self, node: Node) -> None:
-        """Keep ``node`` and everything above it."""
-        self._count(node, 1)
+    def hold(self, match: Match) -> Node:
+        """Keep what was matched, until `let_go` gets the node that this returns."""
+        node = self._end(match)
+        self._hold(node, self.root)
+        return node
 
     def let_go(self, node: Node) -> None:
         """The opposite of `hold`: what nobody holds may be evicted."""
-        self._count(node, -1)
-
-    def _count(self, node: Node, change: int) -> None:
         now = next(self._clock)
-        for held in node.path():
-            held.holders += change
+        for held in node.upwards():
+            held.holders -= 1
             held.used = now
+            if not held.holders:
+                self.held -= len(held.ids)
+
+    def insert(self, node: Node, ids: list[int], runs: list[Run]) -> Node:
+        """Add what a sequence that holds ``node`` has computed behind it; it then holds the result.
+
+        Where the tree has the same tokens already, its slots stay and these are given back.
+        """
+        match = self.match(ids, below=node)
+        last = self._end(match)
+        self._hold(last, node)
+        known, new = split(runs, match.length)
+        for run in known:
+            self.pool.give_back(run)
+        if not new:
+            return last
+        ids = ids[match.length :]
+        self.slots += len(ids)
+        self.held += len(ids)
+        if last.holders == 1 and not last.children:  # the sequence's own
+            last.ids += ids
+            append(last.runs, new)
+            return last
+        child = Node(last, ids, new)
+        child.holders, child.used = 1, last.used
+        return child
 
     def evict(self, slots: int) -> int:
-        """Free at least so many slots, the longest unused first; how many it were."""
+        """Free so many slots, the longest unused first; how many it were."""
         freed = 0
-        leaves = sorted(self._loose(), key=lambda node: node.used, reverse=True)
-        while freed < slots and leaves:
-            node = leaves.pop()
+        queue = [(node.used, id(node), node) for node in self._loose_leaves()]
+        heapq.heapify(queue)
+        while freed < slots and queue:
+            _, _, node = heapq.heappop(queue)
+            count = min(len(node.ids), slots - freed)
+            left = len(node.ids) - count
+            node.runs, loose = split(node.runs, left)
+            for run in loose:
+                self.pool.give_back(run)
+            freed += count
+            if left:
+                del node.ids[left:]
+                continue
             parent = node.parent
             assert parent is not None
             del parent.children[node.ids[0]]
-            self.pool.give_back(node.run)
-            freed += len(node.ids)
-            if parent.parent is not None and not parent.children and not parent.holders:
-                # A parent was used no earlier than its children.
-                position = next(
-                    (i for i, other in enumerate(leaves) if other.used < parent.used), len(leaves)
-                )
-                leaves.insert(position, parent)
+            if parent is not self.root and not parent.children and not parent.holders:
+                heapq.heappush(queue, (parent.used, id(parent), parent))
+        self.slots -= freed
         return freed
 
-    def _loose(self) -> list[Node]:
+    def _loose_leaves(self) -> Iterator[Node]:
         """Nodes without children that nobody holds."""
-        found, waiting = [], list(self.root.children.values())
+        waiting = [self.root]
         while waiting:
             node = waiting.pop()
             waiting += node.children.values()
-            if not node.children and not node.holders:
-                found.append(node)
-        return found
+            if not node.children and not node.holders and node is not self.root:
+                yield node
 
-    def _split(self, node: Node, length: int) -> Node:
-        """A new node for the first ``length`` tokens of ``node``, which keeps the rest."""
+    def _hold(self, node: Node, above: Node) -> None:
+        """Keep ``node`` and what lies between it and ``above``."""
+        now = next(self._clock)
+        for held in node.upwards():
+            if held is above:
+                break
+            if not held.holders:
+                self.held += len(held.ids)
+            held.holders += 1
+            held.used = now
+
+    def _end(self, match: Match) -> Node:
+        """The node that ends where the match does; the one it ends in becomes two, if need be."""
+        node, length = match.node, match.within
+        if length == len(node.ids):
+            return node
         assert node.parent is not None
-        upper = Node(node.parent, node.ids[:length], node.start)
+        first, others = split(node.runs, length)
+        upper = Node(node.parent, node.ids[:length], first)
         upper.holders, upper.used = node.holders, node.used
-        node.parent.children[upper.ids[0]] = upper
-        node.parent, node.ids, node.start = upper, node.ids[length:], node.start + length
+        node.parent, node.ids, node.runs = upper, node.ids[length:], others
         upper.children[node.ids[0]] = node
         self.version += 1
         return upper
 
-    @staticmethod
-    def _divide(run: Run, length: int) -> tuple[Run, Run]:
-        return Run(run.start, length), Run(run.start + length, run.length - length)
 
-
-def _common(stretch: Sequence[int], ids: Sequence[int], start: int) -> int:
-    """How many tokens of ``stretch`` are those of ``ids`` from ``start`` on."""
-    length = min(len(stretch), len(ids) - start)
-    if list(stretch[:length]) == list(ids[start : start + length]):
-        return length
-    return next(i for i in range(length) if stretch[i] != ids[start + i])
+def common(stretch: list[int], ids: list[int], start: int = 0) -> int:
+    """How many tokens at the beginning of ``stretch`` are those of ``ids`` from ``start`` on."""
+    low, high = 0, min(len(stretch), len(ids) - start)
+    middle = high  # most often all of them
+    while low < high:
+        if stretch[low:middle] == ids[start + low : start + middle]:
+            low = middle
+        else:
+            high = middle - 1
+        middle = (low + high + 1) // 2
+    return low

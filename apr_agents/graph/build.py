@@ -92,6 +92,7 @@ def create_parallel_agent(
 
     Raises:
         UnknownModel: ``model`` leads to no model.
+        ModelNotReady: a chat model's provider lacks a package or a key.
         MissingExtra: the model needs packages that are not installed.
         InvalidOption: an option has a value it cannot have.
     """

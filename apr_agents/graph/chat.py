@@ -177,6 +177,7 @@ class _Message(Turn):
         async with aclosing(pieces):
             async for piece in pieces:
                 self.pieces.append(piece)
+                self.said = piece.id
                 args = [part["args"] or "" for part in getattr(piece, "tool_call_chunks", ())]
                 written += "".join([piece.text, *args])
                 tokens = backend.count(written) - told

@@ -8,13 +8,17 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apr_agents.errors import InvalidOption
 from apr_agents.graph.state import Thread
 from apr_agents.types import ThreadResult
 
 NOT_NEEDED = "the other threads had decided"
+
+MOST_BLOCKS = 1000
+"""Blocks that are watched at once. Those of a run that was broken off are never joined: the oldest
+are forgotten."""
 
 
 class JoinPolicy(ABC):
@@ -148,6 +152,19 @@ def resolve_join(join: str | JoinPolicy) -> JoinPolicy:
     raise InvalidOption("join", join, "'all', 'first_success', 'vote' or such as '2_of_n'")
 
 
+@dataclass
+class _Block:
+    """A block at work: results by thread, in the order in which they came."""
+
+    finished: dict[str, ThreadResult] = field(default_factory=dict)
+    lanes: set[str] = field(default_factory=set)
+    settled: bool = False
+
+    def is_without(self, thread_id: str) -> bool:
+        """Whether it is settled, and this thread not needed. A lane always is: it is the parent."""
+        return self.settled and thread_id not in self.finished and thread_id not in self.lanes
+
+
 class Races:
     """The blocks whose threads run in this process; ends a block's losers once it is settled.
 
@@ -157,19 +174,16 @@ class Races:
 
     def __init__(self) -> None:
         self._running: dict[asyncio.Timeout, tuple[str, str]] = {}
-        self._finished: dict[tuple[str, str], dict[str, ThreadResult]] = {}
-        self._settled: set[tuple[str, str]] = set()
-        self._lanes: set[tuple[str, str]] = set()
+        self._blocks: dict[tuple[str, str], _Block] = {}
 
     @contextmanager
     def running(self, thread: Thread, deadline: asyncio.Timeout) -> Iterator[None]:
         """While this holds, losing a race ends what ``deadline`` guards."""
-        key = (thread.run, thread.id)
         if thread.outline is not None and thread.outline.is_lane:
-            self._lanes.add(key)
-        if self.lost(*key):
+            self._block(thread.run, thread.id).lanes.add(thread.id)
+        if self.lost(thread.run, thread.id):
             deadline.reschedule(0)
-        self._running[deadline] = key
+        self._running[deadline] = (thread.run, thread.id)
         try:
             yield
         finally:
@@ -179,41 +193,33 @@ class Races:
         """A thread of a block of so many has ended; if that settles it, the others end too."""
         if isinstance(policy, All):
             return
-        block = _block(run, result.id)
-        finished = self._finished.setdefault(block, {})
-        finished.pop(result.id, None)  # said again after a restart
-        finished[result.id] = result
-        if block in self._settled or not policy.settled(list(finished.values()), threads):
+        block = self._block(run, result.id)
+        block.finished.pop(result.id, None)  # after a restart it is told once more
+        block.finished[result.id] = result
+        if block.settled or not policy.settled(list(block.finished.values()), threads):
             return
-        self._settled.add(block)
+        block.settled = True
         for deadline, (other, thread) in list(self._running.items()):
             if other == run and self.lost(run, thread) and not deadline.expired():
                 deadline.reschedule(0)
 
     def lost(self, run: str, thread_id: str) -> bool:
-        """Whether the thread, or one above it, belongs to a block that is settled without it.
-
-        A lane does not: it is the parent's own work.
-        """
+        """Whether the thread, or one above it, belongs to a block that is settled without it."""
         path = thread_id
         while "." in path:
-            block = _block(run, path)
-            if (
-                block in self._settled
-                and path not in self._finished[block]
-                and (run, path) not in self._lanes
-            ):
+            parent = path.rpartition(".")[0]
+            block = self._blocks.get((run, parent))
+            if block is not None and block.is_without(path):
                 return True
-            path = path.rpartition(".")[0]
+            path = parent
         return False
 
     def joined(self, thread: Thread) -> None:
         """The block that ``thread`` waited for is joined: forget it."""
-        block = (thread.run, thread.id)
-        self._finished.pop(block, None)
-        self._settled.discard(block)
-        self._lanes.difference_update((thread.run, child) for child in thread.child_ids)
+        self._blocks.pop((thread.run, thread.id), None)
 
-
-def _block(run: str, thread_id: str) -> tuple[str, str]:
-    return run, thread_id.rpartition(".")[0]
+    def _block(self, run: str, thread_id: str) -> _Block:
+        key = (run, thread_id.rpartition(".")[0])
+        if key not in self._blocks and len(self._blocks) >= MOST_BLOCKS:
+            self._blocks.pop(next(iter(self._blocks)))
+        return self._blocks.setdefault(key, _Block())

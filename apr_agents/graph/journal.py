@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -38,8 +40,28 @@ class Journal:
         self.finished: list[ThreadResult] = []
 
     @classmethod
-    async def open(cls, saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Journal:
-        """The journal of the node that runs with ``config``, which finds it when it runs again."""
+    @asynccontextmanager
+    async def open(
+        cls, saver: BaseCheckpointSaver[Any], config: RunnableConfig
+    ) -> AsyncIterator[Journal]:
+        """The journal of the node that runs with ``config``, which finds it when it runs again.
+
+        All that was added is written when it is closed, even if the node is cancelled.
+
+        Raises:
+            Exception: the saver could not write it.
+        """
+        journal = await cls._find(saver, config)
+        try:
+            yield journal
+        except BaseException:
+            with suppress(Exception):
+                await journal._close()
+            raise
+        await journal._close()
+
+    @classmethod
+    async def _find(cls, saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Journal:
         place = config["configurable"]
         namespace = f"{place['checkpoint_ns']}|journal"
         own: RunnableConfig = {
@@ -62,19 +84,37 @@ class Journal:
         """Have a result written, as soon as the group before it is."""
         self._unwritten.append(result.model_dump())
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.ensure_future(self._write())
+            self._writing = asyncio.ensure_future(self._write_behind())
+
+    async def _write_behind(self) -> None:
+        with suppress(Exception):  # tried again with the next result, and at the end
+            await self._write()
 
     async def _write(self) -> None:
         while self._unwritten:
-            group, self._unwritten = self._unwritten, []
+            group = list(self._unwritten)
             writes = [(CHANNEL, result) for result in group]
             # Of two groups under one task id, savers keep the first.
             await _call(self._saver, "put_writes", self._config, writes, uuid.uuid4().hex)
+            del self._unwritten[: len(group)]
 
-    async def close(self) -> None:
-        """Wait until all that was added is written."""
+    async def _close(self) -> None:
+        """Write all that is left, however often this task is cancelled meanwhile."""
+        finishing = asyncio.ensure_future(self._finish())
+        cancelled: asyncio.CancelledError | None = None
+        while not finishing.done():
+            try:
+                await asyncio.wait([finishing])
+            except asyncio.CancelledError as error:  # a write that breaks off locks the database
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        finishing.result()
+
+    async def _finish(self) -> None:
         if self._writing is not None:
             await self._writing
+        await self._write()
 
 
 async def _call(saver: BaseCheckpointSaver[Any], method: str, *arguments: Any) -> Any:

@@ -41,7 +41,13 @@ def cut(output: Output, limit: int) -> Cut:
 
 
 class Turn(ABC):
-    """One model call of a thread."""
+    """One model call of a thread.
+
+    Attributes:
+        said: id of the message that came, if it was one.
+    """
+
+    said: str | None = None
 
     @abstractmethod
     def estimate(self) -> int:

@@ -98,6 +98,7 @@ class Nodes:
         trajectory = self.runner.trajectory(thread, scene.emit)
         message = AIMessage(
             trajectory.answer or "",
+            id=thread.said,  # or the answer would come twice in a stream of messages
             response_metadata={"status": thread.status, "reason": thread.reason},
         )
         return update | {"messages": [message], "trajectory": trajectory.to_dict()}
@@ -115,11 +116,10 @@ class Nodes:
         if saver is None or scene.config is None:
             results = await self.runner.live_all(threads, scene)
         else:
-            journal = await Journal.open(saver, scene.config)
-            results = await self.runner.live_all(
-                threads, scene, earlier=journal.finished, keep=journal.add
-            )
-            await journal.close()
+            async with Journal.open(saver, scene.config) as journal:
+                results = await self.runner.live_all(
+                    threads, scene, earlier=journal.finished, keep=journal.add
+                )
         return {"results": [plain(result, scene) for result in results]}
 
     async def tool(self, state: State, scene: Scene) -> State:

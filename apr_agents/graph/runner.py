@@ -328,6 +328,7 @@ class Runner:
         output, failure = await self._call(thread, turn, scene)
         call, decisions = turn.read(output)
         thread.steps.append(call)
+        thread.said = turn.said if call.text.strip() else None
         if failure is None and not (output.tokens or output.ended):
             failure = ("failed", "the backend generated nothing")
         if failure is not None:
@@ -416,7 +417,7 @@ class Runner:
                     failure = ("cancelled", NOT_NEEDED)
                 else:
                     failure = ("timed_out", f"it took longer than {thread.allowance.seconds:.3g} s")
-            elif thread.is_root:
+            elif thread.is_root and not thread.waits:  # a failed digest costs it no results
                 raise
             else:
                 failure = ("failed", f"{type(error).__name__}: {error}")

@@ -51,6 +51,7 @@ class Thread:
         concluded: the result it stated apart from its text.
         status: how it ended; ``None`` while it has not.
         reason: why, when that is not ``done``.
+        said: id of the message with its last word, if it was one.
     """
 
     base: str | list[AnyMessage]
@@ -70,6 +71,7 @@ class Thread:
     concluded: str | None = None
     status: ThreadStatus | None = None
     reason: str | None = None
+    said: str | None = None
 
     @classmethod
     def of(cls, data: Thread | dict[str, Any]) -> Thread:

@@ -18,7 +18,7 @@ class ThreadHandle:
     Attributes:
         id: the thread's id.
         path: where in the graph it runs.
-        outline: its subtask; empty for the root.
+        outline: its subtask; empty if the thread began in an earlier run, which was interrupted.
         status: how it ended; ``None`` while it runs.
         text: what its model has written so far.
         output: its conclusion, once it has ended.
@@ -62,14 +62,14 @@ class ThreadsTransformer(StreamTransformer):
         return True
 
     def _hear(self, event: Mapping[str, Any], path: tuple[str, ...]) -> None:
-        # A thread's events come from several places of the graph that runs it.
-        key = (path[:1], event["id"])
+        key = (path, event["id"])
         handle = self._handles.get(key)
-        if event["type"] == "started" and "." in event["id"] and handle is None:
-            handle = self._handles[key] = ThreadHandle(event["id"], path, event["text"])
+        if handle is None and "." in event["id"]:
+            outline = event["text"] if event["type"] == "started" else ""
+            handle = self._handles[key] = ThreadHandle(event["id"], path, outline)
             for listed in self._lists:
                 listed.push(handle)
-        elif handle is not None and event["type"] == "token":
+        if handle is not None and event["type"] == "token":
             handle.text += event["text"]
         elif handle is not None and event["type"] == "finished":
             handle.status, handle.output = event["status"], event["text"]

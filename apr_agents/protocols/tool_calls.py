@@ -1,10 +1,10 @@
 """Spawn and join as tool calls, for any chat model that answers messages.
 
 The model spawns with the tool ``spawn_threads``, gives a block up with ``discard_block`` and,
-in a thread with a result schema, ends with ``conclude``. Everything else it calls is a tool of
-its own. A thread starts from its outline as a human message; its result comes back as the
-answer to the call. Only tool calls of the model's own messages count, so nothing in a document
-or in a tool's result can spawn.
+in a thread with a result schema, ends with ``conclude``. Whatever else it calls is a tool of
+its own, or refused in one line. A thread starts from its outline as a human message; its
+result comes back as the answer to the call. Only tool calls of the model's own messages
+count, so nothing in a document or in a tool's result can spawn.
 """
 
 from __future__ import annotations

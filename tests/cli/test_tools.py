@@ -10,7 +10,6 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 import apr_agents.backends
-from apr_agents.backends.chat import ChatBackend
 from apr_agents.errors import ModelNotReady
 from apr_agents.trace.trajectory import Trajectory
 
@@ -65,8 +64,8 @@ def chats(monkeypatch):
     """Let every model string lead to a chat model that makes this call."""
 
     def put(name, cls=CallsItsTool, **args):
-        backend = ChatBackend(cls(name_of_tool=name, args=args))
-        monkeypatch.setattr(apr_agents.backends, "_load", lambda model: backend)
+        chat = cls(name_of_tool=name, args=args)
+        monkeypatch.setattr(apr_agents.backends, "_load", lambda model: chat)
 
     return put
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -49,10 +50,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Says:
-    """What the model does with one call: it says ``message`` ``after`` seconds, or worse."""
+    """What the model does with one call: it says ``message`` once ``when`` holds, or worse."""
 
     message: AIMessage | str = ""
-    after: float = 0.0
+    when: Callable[[], bool] = lambda: True
     hangs: bool = False
     fails: Exception | None = None
 
@@ -88,6 +89,7 @@ class JsonChat(BaseChatModel):
     _asked: list[Asked] = PrivateAttr(default_factory=list)
     _complaints: list[str] = PrivateAttr(default_factory=list)
     _cancelled: list[str] = PrivateAttr(default_factory=list)
+    _ended: dict[str, float] = PrivateAttr(default_factory=dict)
     _in_flight: int = PrivateAttr(default=0)
     _peak: int = PrivateAttr(default=0)
 
@@ -104,6 +106,11 @@ class JsonChat(BaseChatModel):
     def cancelled(self) -> list[str]:
         """The threads whose calls were cancelled."""
         return self._cancelled
+
+    @property
+    def ended(self) -> dict[str, float]:
+        """When the latest call of each thread ended, one way or another."""
+        return self._ended
 
     @property
     def in_flight(self) -> int:
@@ -142,7 +149,9 @@ class JsonChat(BaseChatModel):
         self._peak = max(self._peak, self._in_flight)
         try:
             said = self._scripted(asked)
-            await asyncio.sleep(said.after)
+            await asyncio.sleep(0)
+            while not said.when():  # noqa: ASYNC110  a condition over anything
+                await asyncio.sleep(0.001)
             if said.hangs:
                 await asyncio.Event().wait()
             if said.fails is not None:
@@ -152,6 +161,7 @@ class JsonChat(BaseChatModel):
             self._cancelled.append(thread)
             raise
         finally:
+            self._ended[thread] = time.monotonic()
             self._in_flight -= 1
 
     def _scripted(self, asked: Asked) -> Says:

@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 import pytest
@@ -47,35 +48,40 @@ class Mortals:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self._child: int | None = None
+        self.running: int | None = None
 
     def start(self, run: dict[str, Any]) -> None:
         assert self._process.stdin is not None
+        assert self.running is None
         self._process.stdin.write(json.dumps(run) + "\n")
         self._process.stdin.flush()
-        self._child = int(self._read())
+        self.running = self._told("started")
 
-    def kill(self) -> None:
-        """Kill the run, as a power cut would."""
-        assert self._child is not None
-        os.kill(self._child, signal.SIGKILL)
-        assert self.wait() == -signal.SIGKILL
+    def kill(self) -> int:
+        """End the run as a power cut would; its status."""
+        assert self.running is not None
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(self.running, signal.SIGKILL)
+        return self.wait()
 
     def wait(self) -> int:
-        self._child, status = None, int(self._read())
+        """The run's status, once it has ended."""
+        self.running, status = None, self._told("ended")
         return status
 
-    def _read(self) -> str:
+    def _told(self, what: str) -> int:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        word, number = self._process.stdout.readline().split()
+        assert word == what
+        return int(number)
 
 
 @pytest.fixture(scope="session")
 def starter() -> Iterator[Mortals]:
     with subprocess.Popen(
         [sys.executable, Path(__file__).parent / "mortal.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdin=PIPE,
+        stdout=PIPE,
         text=True,
     ) as process:
         yield Mortals(process)
@@ -87,7 +93,7 @@ def starter() -> Iterator[Mortals]:
 @pytest.fixture
 def mortals(starter: Mortals) -> Iterator[Mortals]:
     yield starter
-    if starter._child is not None:
+    if starter.running is not None:
         starter.kill()
 
 
@@ -99,50 +105,42 @@ def postgres() -> Iterator[str]:
     """The address of an empty Postgres that runs for these tests only."""
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # sockets want a short path
     try:
-        binaries = postgres_binaries(folder)
-        # The server refuses to run as root.
-        runs_as: dict[str, Any] = {"cwd": folder, "text": True}
-        if os.geteuid() == 0:
+        programs = postgres_programs(folder)
+        runs_as: dict[str, Any] = {}
+        if os.geteuid() == 0:  # as which Postgres refuses to run
             nobody = pwd.getpwnam("nobody")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-            runs_as |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        made = subprocess.run(
-            [binaries / "initdb", "-D", folder / "data", "-U", "test", "-A", "trust", "-N"],
-            capture_output=True,
-            **runs_as,
-        )
-        assert made.returncode == 0, made.stderr
-        with (folder / "log").open("w") as log:
-            server = subprocess.Popen(
-                [binaries / "postgres", "-D", "data", "-k", folder, "-c", "listen_addresses="],
-                stderr=log,
-                **runs_as,
+            runs_as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+        def call(program: str, *options: str) -> None:
+            command = [programs / program, "-D", folder / "data", *options]
+            done = subprocess.run(
+                command, cwd=folder, stdout=PIPE, stderr=STDOUT, text=True, timeout=60, **runs_as
             )
-        while not any(folder.glob(".s.PGSQL.*[0-9]")):
-            assert server.poll() is None, (folder / "log").read_text()
-            time.sleep(0.01)
+            assert done.returncode == 0, done.stdout
+
+        call("initdb", "--username=test", "--auth=trust", "--no-sync")
+        served = f"-k {folder} -c listen_addresses= -c fsync=off"
+        call("pg_ctl", "start", "--wait", f"--log={folder / 'log'}", f"--options={served}")
         yield f"host={folder} user=test dbname=postgres"
-        server.send_signal(signal.SIGQUIT)
-        server.wait(10)
+        call("pg_ctl", "stop", "--mode=immediate")
     finally:
         shutil.rmtree(folder)
 
 
-def postgres_binaries(folder: Path) -> Path:
+def postgres_programs(folder: Path) -> Path:
     """Where Postgres's programs are: those of the package pgserver, or installed ones."""
     if wheel := importlib.util.find_spec("pgserver"):
-        (site,) = (Path(place).parent for place in wheel.submodule_search_locations or [])
-        if os.geteuid() != 0:
-            return site / "pgserver" / "pginstall" / "bin"
-        # Nobody may not see root's packages.
-        shutil.copytree(site / "pgserver" / "pginstall", folder / "pgserver" / "pginstall")
-        shutil.copytree(site / "pgserver.libs", folder / "pgserver.libs")
-        folder.chmod(0o755)
-        return folder / "pgserver" / "pginstall" / "bin"
-    if installed := shutil.which("initdb") or next(
-        map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None
-    ):
-        return Path(installed).resolve().parent
-    if (sys.platform, platform.machine()) not in {("linux", "x86_64"), ("darwin", "arm64")}:
-        pytest.skip("no Postgres is installed, and pgserver has none for this platform")
-    pytest.fail("These tests need Postgres: install pgserver (pip install --group dev), or initdb.")
+        (package,) = map(Path, wheel.submodule_search_locations or [])
+        if os.geteuid() == 0:  # whose packages nobody else may see
+            for part in package.parent.glob("pgserver*"):
+                shutil.copytree(part, folder / part.name)
+            package = folder / "pgserver"
+        return package / "pginstall" / "bin"
+    installed = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), shutil.which("initdb")]
+    if found := next(filter(None, installed), None):
+        return Path(found).resolve().parent
+    wheels = {("linux", "x86_64"), ("darwin", "x86_64"), ("darwin", "arm64")}
+    if (sys.platform, platform.machine()) in wheels and sys.version_info < (3, 13):
+        pytest.fail("These tests need Postgres: pip install --group dev")
+    pytest.skip("pgserver has no Postgres for this platform, and none is installed")

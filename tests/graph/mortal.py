@@ -1,18 +1,19 @@
 """Agents in processes of their own, which a test can kill.
 
 It reads runs from its input, one JSON object a line, and forks a process for each: imports take
-longer than a run. It answers with the process's id, and with its status once it has ended. What
-happens in a run is appended to the run's log, a line at a time:
+longer than a run. It answers with the process's id when that has started, and with its status when
+it has ended. What happens in a run is appended to the run's log, a line at a time:
 
     called 0.2/1        the second model call of thread 0.2 began
     used b              the tool began to run for b
     writing 0.2         the result of thread 0.2 is being written to the database
     wrote 0.2           the result of thread 0.2 is in the database
-    kept 0.2 3          so is the checkpoint number 3 of the graph that runs thread 0.2
-    kept - 1            the same for the graph around the agent
+    keeping 0.2 3       so is checkpoint number 3 of the graph that runs thread 0.2, with its steps
+    kept 0.2 3          that checkpoint is in the database
+    kept - 1            so is one of the graph around the agent
     passed              the node before the agent, in the graph around it, ran
-    failed EmptyInput   the run came to an end with an error
-    answer 4            the run came to an end
+    failed EmptyInput…  the run ended with that error
+    answer 4            the run ended with that answer
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -64,8 +66,8 @@ class Log:
 
     async def until(self, line: str | None) -> None:
         """Return once there is such a line."""
-        while line is not None and line not in self.lines():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  another process may write it
+        while line is not None and line not in self.lines():  # noqa: ASYNC110  no event: a file
+            await asyncio.sleep(0.01)
 
 
 # --- models and tools ----------------------------------------------------------------------
@@ -186,27 +188,31 @@ def agent(run: Mapping[str, Any], log: Log, saver: BaseCheckpointSaver[Any]) -> 
 
 
 def telling(saver: type[Any], log: Log, waits: Mapping[str, str]) -> type[Any]:
-    """The same saver, but it logs; a write waits as a model call does, under ``write 0.2``."""
+    """The same saver, but it logs. Writes wait as model calls do: ``write 0.2``, ``keep 0 2``."""
 
     def writing(writes: Sequence[tuple[str, Any]]) -> str | None:
         results = [value["id"] for channel, value in writes if channel == "result"]
         for result in results:
             log("writing", result)
-        return next((waits[f"write {id}"] for id in results if f"write {id}" in waits), None)
+        return next(filter(None, (waits.get(f"write {result}") for result in results)), None)
 
     def wrote(writes: Sequence[tuple[str, Any]]) -> None:
         for channel, value in writes:
             if channel == "result" or (channel == "thread" and value["status"] is not None):
                 log("wrote", value["id"])
 
-    def kept(checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    def keeping(checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
         thread = checkpoint["channel_values"].get("thread", {"id": "-"})
-        log("kept", thread["id"], metadata["step"])
+        which = f"{thread['id']} {metadata['step']}"
+        log("keeping", which)
+        return which
 
     class Telling(saver):
         def put(self, config: Any, checkpoint: Any, metadata: Any, versions: Any) -> Any:
+            which = keeping(checkpoint, metadata)
+            asyncio.run(log.until(waits.get(f"keep {which}")))
             config = super().put(config, checkpoint, metadata, versions)
-            kept(checkpoint, metadata)
+            log("kept", which)
             return config
 
         def put_writes(self, config: Any, writes: Any, *task: Any) -> None:
@@ -216,8 +222,10 @@ def telling(saver: type[Any], log: Log, waits: Mapping[str, str]) -> type[Any]:
 
     class AsyncTelling(saver):
         async def aput(self, config: Any, checkpoint: Any, metadata: Any, versions: Any) -> Any:
+            which = keeping(checkpoint, metadata)
+            await log.until(waits.get(f"keep {which}"))
             config = await super().aput(config, checkpoint, metadata, versions)
-            kept(checkpoint, metadata)
+            log("kept", which)
             return config
 
         async def aput_writes(self, config: Any, writes: Any, *task: Any) -> None:
@@ -269,9 +277,10 @@ def main() -> None:
     for line in sys.stdin:
         run = json.loads(line)
         if child := os.fork():
-            print(child, flush=True)
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            print("started", child, flush=True)
+            print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
             continue
+        signal.alarm(60)  # nobody may be left to kill it
         log = Log(run["log"])
         try:
             is_sync = run["saver"].startswith("sync")

@@ -7,21 +7,27 @@ thread, tells what was done twice.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from apr_agents import Limits
-from tests.graph.mortal import Log
+from apr_agents import Limits, create_parallel_agent
+from apr_agents.trace.trajectory import Trajectory
+from tests.graph.mortal import Log, Script
 
 INPUT = {"messages": [["user", "Q"]]}
 CONFIG: Any = {"configurable": {"thread_id": "talk"}}
 NEVER = "never"
-LEAVES = Limits(max_depth=1)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Case:
 CASES = {
     "leaves": Case(
         replies={"0/0": ["a", "b", "c"]},
-        waits={"0.2/0": NEVER},
+        waits={"0.2/0": NEVER, "0.3/0": "wrote 0.1"},  # so that two writes follow each other
         before=["wrote 0.1", "wrote 0.3", "called 0.2/0"],
         again=["0.2/0", "0/1"],
         answer="found [0.1] found a; [0.2] found b; [0.3] found c",
@@ -85,8 +91,7 @@ AROUND = {
     "node": ["kept - 1", "kept 0 2"],
     "middleware": ["kept - 1", "kept 0 1"],
 }
-"""What the graphs above the threads must have saved, or the block begins anew. With
-``durability="async"`` that is still on its way while the first threads run."""
+"""What the graphs above the threads must have saved, or the block begins anew."""
 
 
 @pytest.fixture
@@ -98,7 +103,15 @@ def run(mortals: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
         talk = {"log": str(log.path), "talk": request.node.name, "replies": case.replies}
         mortals.start({**defaults, **talk, **case.options, **options, **more})
 
-    def run(case: Case, saver: str, durability: str, place: str = "alone", then: Any = None) -> Log:
+    def run(
+        case: Case,
+        saver: str,
+        durability: str,
+        place: str = "alone",
+        *,
+        around: bool = True,
+        then: Any = None,
+    ) -> Log:
         is_sqlite = saver.endswith("sqlite")
         options = {
             "saver": saver,
@@ -108,12 +121,12 @@ def run(mortals: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
         }
         first, second = Log(tmp_path / "first"), Log(tmp_path / "second")
         start(case, first, options, waits=case.waits, input=INPUT)
-        before = {*case.before, *(AROUND[place] if durability != "exit" else ())}
+        before = set(case.before) | set(AROUND[place] if around else ())
         deadline = time.monotonic() + 30
         while missing := before.difference(first.lines()):
             assert time.monotonic() < deadline, (missing, first.lines())
             time.sleep(0.01)
-        mortals.kill()
+        assert mortals.kill() == -signal.SIGKILL
         start(case, second, options, waits={}, input=then)
         mortals.wait()
         return second
@@ -192,12 +205,175 @@ def test_a_leaf_is_lost_only_while_its_result_is_being_written(run: Any, saver: 
     assert_goes_on(run(case, saver, "async"), case)
 
 
+@pytest.mark.parametrize("durability", ["async", "sync"])
+def test_a_block_is_saved_before_or_while_its_first_threads_run(
+    run: Any, tmp_path: Path, durability: str
+) -> None:
+    """Killed before that, it begins anew, whatever its threads have come to."""
+    runs_ahead = durability == "async"
+    case = replace(
+        CASES["leaves"],
+        waits={"keep 0 2": NEVER},
+        before=["keeping 0 2", *(["wrote 0.1", "wrote 0.2", "wrote 0.3"] if runs_ahead else [])],
+        again=["0.1/0", "0.2/0", "0.3/0", "0/1"],
+    )
+    assert_goes_on(run(case, "sqlite", durability, around=False), case)
+    assert ("called 0.1/0" in Log(tmp_path / "first").lines()) == runs_ahead
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_that_saves_at_its_exit_starts_over(run: Any, case: str) -> None:
+@pytest.mark.parametrize("then", [None, INPUT], ids=["goes on", "asked again"])
+def test_a_run_that_saves_at_its_exit_starts_over(
+    run: Any, tmp_path: Path, case: str, then: Any
+) -> None:
     called = [line for line in CASES[case].before if line.startswith("called")]
     killed = replace(CASES[case], before=called)
-    nothing = run(killed, "sqlite", "exit")
-    assert nothing.lines()[-1].startswith("failed EmptyInputError")
-    again = run(killed, "sqlite", "exit", then=INPUT)
-    assert again.after("called")[-2:] == ["0/0", "0/1"]
-    assert again.after("answer") == [killed.answer]
+    second = run(killed, "sqlite", "exit", around=False, then=then)
+    if then is None:
+        assert second.lines()[-1].startswith("failed EmptyInputError")
+        return
+    done_before = Log(tmp_path / "first").after("called")
+    assert set(done_before) <= set(second.after("called"))
+    assert second.after("answer") == [killed.answer]
+
+
+# --- the journal of leaves ---------------------------------------------------------------------
+
+
+class SlowSaver(AsyncSqliteSaver):
+    """Takes its time to write results, and may fail.
+
+    Attributes:
+        groups: the threads whose results were written together.
+        fails: how many writes of results fail from now on.
+    """
+
+    groups: list[list[str]]
+    fails = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, path: Path) -> AsyncIterator[SlowSaver]:
+        async with aiosqlite.connect(path) as connection:
+            saver = cls(connection)
+            saver.groups = []
+            yield saver
+
+    async def aput_writes(self, config: Any, writes: Any, *task: Any) -> None:
+        results = [value["id"] for channel, value in writes if channel == "result"]
+        if results:
+            await asyncio.sleep(0.1)
+            if self.fails:
+                self.fails -= 1
+                raise OSError("disk full")
+            self.groups.append(results)
+        await super().aput_writes(config, writes, *task)
+
+
+def leaves(log: Log, saver: Any, *, outlines: Sequence[str] = "abc", **options: Any) -> Any:
+    """An agent that asks for leaves."""
+    model = Script(replies={"0/0": list(outlines)}, log=log, **options)
+    wide = len(outlines)
+    limits = Limits(max_depth=1, max_threads=wide, max_total_threads=wide, max_concurrency=wide)
+    return create_parallel_agent(model, limits=limits, checkpointer=saver)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log")
+
+
+async def test_results_that_come_together_are_written_together(log: Log, tmp_path: Path) -> None:
+    async with SlowSaver.at(tmp_path / "db") as saver:
+        names = [str(number) for number in range(60)]
+        output = await leaves(log, saver, outlines=names).ainvoke(INPUT, CONFIG)
+        assert len(Trajectory.model_validate(output["trajectory"]).root.blocks[0].threads) == 60
+        assert max(map(len, saver.groups)) > 10
+        assert set(chain(*saver.groups)) == {f"0.{number}" for number in range(1, 61)}
+
+
+@pytest.mark.parametrize("durability", ["async", "sync", "exit"])
+@pytest.mark.parametrize(
+    ("waits", "written", "again"),
+    [
+        ({"0.2/0": NEVER}, {"0.1", "0.3"}, ["called 0.2/0", "called 0/1"]),
+        ({}, {"0.1", "0.2", "0.3"}, ["called 0/1"]),
+    ],
+    ids=["while a leaf works", "while the last results are being written"],
+)
+async def test_what_was_finished_when_a_run_is_cancelled_is_written(
+    log: Log, tmp_path: Path, durability: Any, waits: Any, written: set[str], again: list[str]
+) -> None:
+    """By the time that whoever cancels it gets the word."""
+    finished: asyncio.Queue[str] = asyncio.Queue()
+
+    async def live(saver: Any) -> None:
+        agent = leaves(log, saver, waits=waits)
+        events = agent.astream(INPUT, CONFIG, stream_mode="custom", durability=durability)
+        async for event in events:
+            if event["type"] == "finished":
+                finished.put_nowait(event["id"])
+
+    async with SlowSaver.at(tmp_path / "db") as saver:
+        running = asyncio.create_task(live(saver))
+        assert {await finished.get() for _ in written} == written
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert set(chain(*saver.groups)) == written
+        # A note of LangGraph's on the cancelled task comes later; it would lock the database.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
+    before = log.lines()
+    async with SlowSaver.at(tmp_path / "db") as saver:
+        await leaves(log, saver).ainvoke(None, CONFIG)
+    assert log.lines()[len(before) :] == again
+
+
+async def test_a_write_that_fails_is_tried_again(log: Log, tmp_path: Path) -> None:
+    async with SlowSaver.at(tmp_path / "db") as saver:
+        saver.fails = 1
+        await leaves(log, saver).ainvoke(INPUT, CONFIG)
+        assert sorted(chain(*saver.groups)) == ["0.1", "0.2", "0.3"]
+
+
+async def test_a_run_that_cannot_be_saved_says_so(log: Log, tmp_path: Path) -> None:
+    async with SlowSaver.at(tmp_path / "db") as saver:
+        saver.fails = 100
+        with pytest.raises(OSError, match="disk full"):
+            await leaves(log, saver).ainvoke(INPUT, CONFIG)
+        # What it has to say is in no database.
+        saver.fails = 0
+        before = log.lines()
+        await leaves(log, saver).ainvoke(None, CONFIG)
+        assert sorted(log.lines()[len(before) :]) == [
+            "called 0.1/0", "called 0.2/0", "called 0.3/0", "called 0/1",
+        ]  # fmt: skip
+
+
+async def test_a_run_from_an_earlier_checkpoint_runs_its_threads_again(
+    log: Log, tmp_path: Path
+) -> None:
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "db")) as saver:
+        agent = leaves(log, saver)
+        await agent.ainvoke(INPUT, CONFIG)
+        spawned = [at async for at in agent.aget_state_history(CONFIG) if at.next == ("threads",)]
+        before = log.lines()
+        await agent.ainvoke(None, spawned[0].config)
+        assert sorted(log.lines()[len(before) :]) == [
+            "called 0.1/0", "called 0.2/0", "called 0.3/0", "called 0/1",
+        ]  # fmt: skip
+
+
+async def test_conversations_that_run_at_once_do_not_mix(log: Log, tmp_path: Path) -> None:
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "db")) as saver:
+        agent = leaves(log, saver)
+        talks = [{"configurable": {"thread_id": str(number)}} for number in range(4)]
+        await asyncio.gather(*(agent.ainvoke(INPUT, talk) for talk in talks))
+        assert log.after("called") == sorted(["0/0", "0.1/0", "0.2/0", "0.3/0", "0/1"] * 4)
+
+
+async def test_sync_code_may_use_a_saver_of_another_event_loop(log: Log, tmp_path: Path) -> None:
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "db")) as saver:
+        output = await asyncio.to_thread(leaves(log, saver).invoke, INPUT, CONFIG)
+        assert output["messages"][-1].text == "found [0.1] found a\n[0.2] found b\n[0.3] found c"

@@ -148,7 +148,7 @@ async def test_a_thread_may_ask_several_things_at_once_and_again(talk: Any) -> N
     assert output["messages"][-1].text == "found [0.1] found 3: z\n[0.2] found b"
 
 
-async def test_the_root_may_ask_beside_its_threads(talk: Any) -> None:
+async def test_the_root_may_ask_as_its_threads_do(talk: Any) -> None:
     conversation = talk({"0/0": {"ask": ["1"]}, "0/1": ["a"], "0.1/0": {"ask": ["2"]}})
     await conversation.say(INPUT)
     assert list(conversation.asked) == ["1"]
@@ -160,8 +160,8 @@ async def test_the_root_may_ask_beside_its_threads(talk: Any) -> None:
     assert [step.kind for step in run.root.steps] == ["call", "tool", "call", "block", "call"]
 
 
-async def test_a_tool_asks_the_human_in_the_middle_of_its_work_once(tmp_path: Path) -> None:
-    """What a tool did before it asked is done again, as in every LangGraph node."""
+async def test_a_tool_that_asks_twice_begins_anew_for_each_answer(tmp_path: Path) -> None:
+    """As every LangGraph node does: what it did before it asked is done again."""
     did = []
 
     @tool

@@ -1,0 +1,145 @@
+"""What a fork and a join cost on an engine, beside other engines.
+
+The workload: a parent of 800 tokens, N children that each add 30 tokens of their own and
+generate 64 at once, and a join that sees the parent and the end of each child and generates
+64 more. Each measurement is a process of its own.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apr_agents.bench.apart import report, run_apart
+
+if TYPE_CHECKING:
+    from apr_agents.bench.engines import Generator
+
+PARENT, SUFFIX, GENERATED, RETURNED = 800, 30, 64, 8
+"""Tokens of the parent, of a child's own prompt, of an output, and of a child in the join."""
+
+
+class EngineName(StrEnum):
+    """What generates."""
+
+    apr = "apr"
+    transformers_cb = "transformers_cb"
+    hf_batched = "hf_batched"
+    hf_sequential = "hf_sequential"
+    xllamacpp = "xllamacpp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCase:
+    """One thing to measure.
+
+    Attributes:
+        directory: of the model.
+        threads: that the engine may use on a CPU.
+    """
+
+    engine: EngineName
+    n: int
+    dtype: str
+    directory: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.engine}, n={self.n}, {self.dtype}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRow:
+    """What it took.
+
+    Attributes:
+        total_seconds: from the first request to the last token of the join.
+        generated_tokens: by all children and the join.
+        prefilled_tokens: prompt tokens computed; ``None`` where the engine does not say.
+        unique_tokens: prompt tokens that differ from all before them in their place.
+    """
+
+    engine: EngineName
+    transport: str
+    n: int
+    dtype: str
+    total_seconds: float
+    generated_tokens: int
+    prefilled_tokens: int | None
+    unique_tokens: int
+
+
+def measure_apart(case: EngineCase) -> EngineRow:
+    """Measure in a fresh process.
+
+    Raises:
+        MissingExtra: the engine is not installed.
+        MeasurementFailed: anything else that went wrong.
+    """
+    data = run_apart(__name__, asdict(case), what=str(case), threads=case.threads)
+    return EngineRow(**data)
+
+
+def measure(case: EngineCase) -> EngineRow:
+    """Measure in this process, after a short run that pays for first uses."""
+    import torch
+
+    from apr_agents.bench import engines
+
+    directory, dtype = Path(case.directory), getattr(torch, case.dtype)
+    torch.set_num_threads(case.threads)
+    makers: dict[EngineName, Callable[[], Generator]] = {
+        EngineName.apr: lambda: engines.Apr(directory, dtype),
+        EngineName.transformers_cb: lambda: engines.TransformersCB(directory, dtype),
+        EngineName.hf_batched: lambda: engines.HF(directory, dtype, batched=True),
+        EngineName.hf_sequential: lambda: engines.HF(directory, dtype, batched=False),
+        EngineName.xllamacpp: lambda: engines.LlamaCpp(directory, case.n),
+    }
+    engine = makers[EngineName(case.engine)]()
+    try:
+        _fork_join(engine, case.n, random.Random(1), parent=64, generated=4)
+        before = engine.prefilled
+        started = time.perf_counter()
+        generated = _fork_join(engine, case.n, random.Random(2), parent=PARENT, generated=GENERATED)
+        seconds = time.perf_counter() - started
+        after = engine.prefilled
+    finally:
+        engine.close()
+    return EngineRow(
+        engine=case.engine,
+        transport="http" if case.engine == EngineName.xllamacpp else "in_process",
+        n=case.n,
+        dtype=case.dtype,
+        total_seconds=seconds,
+        generated_tokens=generated,
+        prefilled_tokens=None if before is None or after is None else after - before,
+        unique_tokens=PARENT + case.n * SUFFIX + case.n * RETURNED,
+    )
+
+
+def _fork_join(
+    engine: Generator, n: int, rng: random.Random, *, parent: int, generated: int
+) -> int:
+    """Run the workload; how many tokens were generated."""
+
+    def tokens(count: int) -> list[int]:
+        return [rng.randrange(1000, 40000) for _ in range(count)]
+
+    prefix = tokens(parent)
+    outputs = engine.generate([prefix + tokens(SUFFIX) for _ in range(n)], generated)
+    joined = [token for output in outputs for token in output[-RETURNED:]]
+    outputs += engine.generate([prefix + joined], generated)
+    return sum(map(len, outputs))
+
+
+def _report(data: dict[str, Any], _: Path) -> dict[str, Any]:
+    return asdict(measure(EngineCase(**data)))
+
+
+if __name__ == "__main__":
+    report(_report)
