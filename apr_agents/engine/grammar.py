@@ -6,7 +6,7 @@ under a constraint ends with the tokenizer's end token, which belongs into its `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WHITE_SPACE = "[ ]?"
 """Between the parts of JSON. Without a bound, a model can fill its whole answer with it."""
 
-_known: WeakKeyDictionary[PreTrainedTokenizerBase, LLTokenizer] = WeakKeyDictionary()
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, _Guide] = WeakKeyDictionary()
 
 
 def json_schema(tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any]) -> Grammar:
@@ -32,13 +32,13 @@ def json_schema(tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any]) -> G
         InvalidGrammar: it is no JSON schema, or asks for what cannot be enforced.
         MissingExtra: llguidance is not installed.
     """
-    guide = _guide(tokenizer)
-    overrides: Any = {"whitespace_pattern": WHITE_SPACE}
+    kind, overrides = "JSON schema", {"whitespace_pattern": WHITE_SPACE}
+    make: Any = _matcher().grammar_from_json_schema
     try:
-        text = _matcher().grammar_from_json_schema(schema, overrides=overrides)
+        text = make(schema, overrides=overrides)
     except (TypeError, ValueError) as error:
-        raise InvalidGrammar("JSON schema", str(error)) from error
-    return _grammar("JSON schema", guide, text)
+        raise InvalidGrammar(kind, _first_line(str(error))) from error
+    return _grammar(kind, tokenizer, text)
 
 
 def regex(tokenizer: PreTrainedTokenizerBase, pattern: str) -> Grammar:
@@ -48,7 +48,7 @@ def regex(tokenizer: PreTrainedTokenizerBase, pattern: str) -> Grammar:
         InvalidGrammar: it is none, or looks around, refers back or the like.
         MissingExtra: llguidance is not installed.
     """
-    return _grammar("regular expression", _guide(tokenizer), _matcher().grammar_from_regex(pattern))
+    return _grammar("regular expression", tokenizer, _matcher().grammar_from_regex(pattern))
 
 
 def lark(tokenizer: PreTrainedTokenizerBase, grammar: str) -> Grammar:
@@ -60,19 +60,26 @@ def lark(tokenizer: PreTrainedTokenizerBase, grammar: str) -> Grammar:
         InvalidGrammar: it is none.
         MissingExtra: llguidance is not installed.
     """
-    return _grammar("Lark grammar", _guide(tokenizer), _matcher().grammar_from_lark(grammar))
+    return _grammar("Lark grammar", tokenizer, _matcher().grammar_from_lark(grammar))
+
+
+class _Guide(NamedTuple):
+    """llguidance's view of a tokenizer, and how many ids the tokenizer itself has."""
+
+    tokenizer: LLTokenizer
+    size: int
 
 
 class Grammar:
     """A `Constraint`: what one request has said so far, and what may come next."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, size: int) -> None:
+        self._matcher, self._size = matcher, size
 
     def restrict(self, logits_V: Tensor) -> None:
         mask = numpy.frombuffer(self._matcher.compute_bitmask(), dtype=numpy.uint8)
         allowed = torch.from_numpy(numpy.unpackbits(mask, bitorder="little")).bool()
-        known = min(len(allowed), len(logits_V))  # models often have more rows than tokens
+        known = min(self._size, len(logits_V))  # models often have more rows than tokens
         logits_V[:known].masked_fill_(~allowed[:known], float("-inf"))
         logits_V[known:] = float("-inf")
 
@@ -82,19 +89,31 @@ class Grammar:
 
 
 class _Words:
-    """For llguidance, a tokenizer of a kind that it does not know: every token is its text."""
+    """For llguidance, a tokenizer of a kind that it does not know: every token is its text.
+
+    llguidance expects that every byte can be a token, so those that are not become tokens
+    behind the others. A `Grammar` never lets them come.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._fast = tokenizer.backend_tokenizer
+        fast = tokenizer.backend_tokenizer
         self.eos_token_id, self.bos_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id
-        size = self._fast.get_vocab_size(with_added_tokens=True)
-        added = self._fast.get_added_tokens_decoder()
+        added = fast.get_added_tokens_decoder()
         self.special_token_ids = [i for i, token in added.items() if token.special]
-        texts = (self._fast.decode([i], skip_special_tokens=False) for i in range(size))
+        texts = [fast.decode([i], skip_special_tokens=False) for i in range(_size(tokenizer))]
         self.tokens = [text.encode() for text in texts]
+        control = {self.tokens[i] for i in self.special_token_ids}
+        self.tokens += sorted({bytes([byte]) for byte in range(256)} - {*self.tokens})
+        words = {word: i for i, word in enumerate(self.tokens) if word and word not in control}
+        self._words = dict(sorted(words.items(), key=lambda item: -len(item[0])))
 
-    def __call__(self, text: str) -> list[int]:
-        ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
+    def __call__(self, text: bytes) -> list[int]:
+        """The longest tokens first. The tokenizer itself would have a token for the unknown."""
+        ids, start = list[int](), 0
+        while start < len(text):
+            word = next(word for word in self._words if text.startswith(word, start))
+            ids.append(self._words[word])
+            start += len(word)
         return ids
 
 
@@ -106,7 +125,7 @@ def _matcher() -> type[LLMatcher]:
     return LLMatcher
 
 
-def _guide(tokenizer: PreTrainedTokenizerBase) -> LLTokenizer:
+def _guide(tokenizer: PreTrainedTokenizerBase) -> _Guide:
     """llguidance's view of a tokenizer. Making it takes about a second for a large one."""
     guide = _known.get(tokenizer)
     if guide is None:
@@ -115,18 +134,25 @@ def _guide(tokenizer: PreTrainedTokenizerBase) -> LLTokenizer:
         from llguidance.hf import from_tokenizer
 
         try:
-            guide = from_tokenizer(tokenizer)  # type: ignore[arg-type]
+            made = from_tokenizer(tokenizer)  # type: ignore[arg-type]
         except ValueError:
-            guide = LLTokenizer(TokenizerWrapper(_Words(tokenizer)))
-        _known[tokenizer] = guide
+            made = LLTokenizer(TokenizerWrapper(_Words(tokenizer)))
+        guide = _known[tokenizer] = _Guide(made, _size(tokenizer))
     return guide
 
 
-def _grammar(kind: str, guide: LLTokenizer, text: str) -> Grammar:
-    matcher = _matcher()(guide, text, log_level=0)
+def _grammar(kind: str, tokenizer: PreTrainedTokenizerBase, text: str) -> Grammar:
+    guide = _guide(tokenizer)
+    matcher = _matcher()(guide.tokenizer, text, log_level=0)
     if matcher.is_error():
         raise InvalidGrammar(kind, _first_line(matcher.get_error()))
-    return Grammar(matcher)
+    return Grammar(matcher, guide.size)
+
+
+def _size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Ids of a tokenizer: one more than its last."""
+    ids: dict[str, int] = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+    return 1 + max(ids.values())
 
 
 def _first_line(text: str) -> str:

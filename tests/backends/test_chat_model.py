@@ -6,9 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
+from functools import cache
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain.agents import create_agent
@@ -28,9 +30,12 @@ from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel, ValidationError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from apr_agents.backends.base import Backend, Delta, Request
 from apr_agents.backends.chat_model import BackendChatModel, _Until
+from apr_agents.backends.local import LocalBackend
 from apr_agents.backends.loop import background_loop, iterate_in_background, run_in_background
 from apr_agents.backends.scripted import Reply, ScriptedBackend
 from apr_agents.errors import (
@@ -148,9 +153,30 @@ class TestStandardWithToolCalls(ChatModelIntegrationTests):
         return False
 
 
+@cache
+def _in_this_process() -> LocalBackend:
+    """A local model of random weights: it has something to say to everything."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({text: i for i, text in enumerate(alphabet)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(alphabet),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    return LocalBackend(LlamaForCausalLM(config), tokenizer)
+
+
 @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
-class TestStandardWithTheBundledModel(ChatModelIntegrationTests):
-    """A model that knows sums only: it answers anything, and calls no tools."""
+class TestStandardOverTheLocalEngine(ChatModelIntegrationTests):
+    """A model in this process that answers anything, and calls no tools."""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -158,7 +184,7 @@ class TestStandardWithTheBundledModel(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"backend": "bundled", "max_tokens": 16}
+        return {"backend": _in_this_process(), "max_tokens": 16}
 
     @property
     def has_tool_calling(self) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from apr_agents.errors import InvalidOption
-from apr_agents.protocols.base import Decision, Ended, Malformed, Shown, Spawn
+from apr_agents.protocols.base import Decision, Discard, Ended, Malformed, Shown, Spawn
 from apr_agents.protocols.threadweaver import TAGS, ThreadWeaver, ThreadWeaverParser, inert
 from apr_agents.types import Outline
 
@@ -214,7 +214,7 @@ def test_no_chunking_changes_the_decision(
 @example("\ud800<Outlines>\x00</Outlines>", True, "")
 def test_no_output_raises(output: str, thread: bool, written: str) -> None:
     decision, text = read(output, thread=thread, written=written, ends=True)
-    assert isinstance(decision, Spawn | Ended | Malformed)
+    assert isinstance(decision, Spawn | Discard | Ended | Malformed)
     assert output.startswith(text)
     if isinstance(decision, Spawn):
         numbers = [outline.number for outline in decision.outlines]
