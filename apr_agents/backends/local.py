@@ -66,12 +66,12 @@ class LocalBackend(Backend):
             raise InvalidOption("temperature", temperature, "0 or more")
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
         self.temperature, self.seed, self.most_threads = temperature, seed, most_threads
-        self.context_length = getattr(model.config, "max_position_embeddings", None)
         configured = model.generation_config.eos_token_id if model.generation_config else None
         self._ends = end_ids(model.config.eos_token_id, configured, tokenizer.eos_token_id)
         self._inert = inert(tokenizer.backend_tokenizer)
         self._posts: WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = WeakKeyDictionary()
         self.engine: Engine = _engine(self.model)
+        self.context_length = self.engine.context_length
 
     @classmethod
     def load(

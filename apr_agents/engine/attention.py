@@ -88,7 +88,7 @@ def _attention(
         Unfit: the model asks for more than that.
     """
     if plan is None:
-        raise Unfit("its layers do not hand on what their attention needs")
+        raise Unfit("no plan has reached its attention")
     if attention_mask is not None or any(others.get(name) is not None for name in SPECIAL):
         raise Unfit("its attention depends on more than positions")
     layer = int(module.layer_idx)  # type: ignore[arg-type]

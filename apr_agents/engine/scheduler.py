@@ -131,11 +131,14 @@ class Scheduler:
         self.most_running, self.most_tokens = most_running, most_tokens
         self.waiting: dict[int, Sequence] = {}
         self.running: dict[int, Sequence] = {}
+        self._news = False  # whether anything has happened that might let somebody in
+        self._promised = 0  # slots that those who run soon need, while others are let in
 
     def add(self, request: Generate, number: int) -> Sequence:
         """Have a request wait for its turn; its ids and what it generates must fit the pool."""
         sequence = Sequence(request, number, list(request.ids))
         self.waiting[number] = sequence
+        self._news = True
         return sequence
 
     def next(self) -> list[Work]:
@@ -172,9 +175,11 @@ class Scheduler:
         sequence.furthest = max(sequence.furthest, sequence.computed)
         if work.count > 1 or sequence.computed == len(sequence.request.ids):
             self._publish(sequence)
+            self._news = True
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence has ended; what it has computed stays in the tree."""
+        self._news = True
         self.waiting.pop(sequence.number, None)
         if self.running.pop(sequence.number, None) is not None:
             self._leave(sequence)
@@ -196,63 +201,64 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Let waiting sequences in: programs in turn, the longest critical path first."""
-        if not self.waiting:
+        if not (self.waiting and self._news):
             return
+        self._news = False
+        self._promised = sum(sequence.wanted for sequence in self.running.values())
         busy = Counter(sequence.program for sequence in self.running.values())
         queues: defaultdict[str | int, list[Sequence]] = defaultdict(list)
         for sequence in sorted(self.waiting.values(), key=lambda s: (s.left, -s.number)):
             queues[sequence.program].append(sequence)
         turns = [(busy[program], queue[-1].number, program) for program, queue in queues.items()]
         heapq.heapify(turns)
+        leaders = [sequence for sequence in self.running.values() if sequence.is_prefilling]
         while turns:
             _, _, program = heapq.heappop(turns)
             queue = queues[program]
             sequence = queue.pop()
-            if not self._follows(sequence):
+            if not self._follows(sequence, leaders):
                 if not self._enter(sequence):
                     break
                 busy[program] += 1
+                leaders.append(sequence)
             if queue:
                 heapq.heappush(turns, (busy[program], queue[-1].number, program))
 
-    def _follows(self, sequence: Sequence) -> bool:
-        """Whether a running prompt is about to compute much of what ``sequence`` needs."""
+    def _follows(self, sequence: Sequence, leaders: list[Sequence]) -> bool:
+        """Whether one of ``leaders`` is about to compute much of what ``sequence`` needs."""
         leader = sequence.leader
         if leader is not None and leader.node is not None and leader.rooted < sequence.alike:
             return True
         sequence.leader = None
-        prefilling = [other for other in self.running.values() if other.is_prefilling]
-        if prefilling:
-            known = self.tree.match(sequence.ids).length
-            next_ids = sequence.ids[known : known + ALIKE]
-            for other in prefilling:
-                if other.ids[known : known + ALIKE] == next_ids:
-                    alike = min(common(sequence.ids, other.ids), len(sequence.ids) - 1)
-                    if alike >= known + ALIKE:
-                        sequence.leader, sequence.alike = other, alike
-                        return True
+        known = self.tree.match(sequence.ids).length if leaders else 0
+        coming = sequence.ids[known : known + ALIKE]
+        for other in leaders:
+            if other.ids[known : known + ALIKE] == coming and other.node is not None:
+                alike = min(common(sequence.ids, other.ids), len(sequence.ids) - 1)
+                if alike >= known + ALIKE:
+                    sequence.leader, sequence.alike = other, alike
+                    return True
         return False
 
     def _enter(self, sequence: Sequence) -> bool:
         """Have ``sequence`` run, if there is room for it or its program has fewer than others."""
         match = self.tree.match(sequence.ids[:-1])
         self._hold(sequence, match)
-        running = self.running.values()
-        crowd = len(running) + 1 - self.most_running
-        short = sequence.wanted + sum(other.wanted for other in running)
-        short -= self.pool.free + self.tree.loose
-        yielding = []
-        for other in self._rivals(sequence.program):
-            if crowd <= 0 and short <= 0:
-                break
+        crowd = len(self.running) + 1 - self.most_running
+        short = sequence.wanted + self._promised - self.pool.free - self.tree.loose
+        yielding, rivals = [], self._rivals(sequence.program)
+        while self.running and (crowd > 0 or short > 0):
+            other = next(rivals, None)
+            if other is None:
+                self._let_go(sequence)
+                return False
             yielding.append(other)
             crowd -= 1
             short -= other.wanted + self._alone(other)
-        if self.running and (crowd > 0 or short > 0):
-            self._leave(sequence)
-            return False
         for other in yielding:
+            self._promised -= other.wanted
             self._preempt(other)
+        self._promised += sequence.wanted
         if sequence.cached is None:
             sequence.cached = match.length
         del self.waiting[sequence.number]
@@ -277,6 +283,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Send a sequence back to wait; it keeps its tokens, and the tree what it computed."""
+        self._news = True
         del self.running[sequence.number]
         self._leave(sequence)
         self.waiting[sequence.number] = sequence
@@ -290,9 +297,9 @@ class Scheduler:
             return True
         wanted = missing
         if count == 1:
-            share = self.pool.free // len(self.running)
-            ahead = max(GROWTH, min(sequence.generated, share))  # so that its runs are few
-            wanted = max(missing, min(ahead, sequence.left))
+            ahead = max(GROWTH, sequence.generated)  # so that its runs are few
+            share = (self.pool.free + self.tree.loose) // len(self.running)
+            wanted = max(missing, min(ahead, share, sequence.left))
         if self._free_for(wanted) < missing:
             self._trim()
         if self.pool.free < missing:
@@ -309,7 +316,7 @@ class Scheduler:
 
     def _free_for(self, needed: int) -> int:
         """Free slots after evicting what is needed."""
-        if self.pool.free < needed:
+        if self.pool.free < needed and self.tree.loose:
             self.tree.evict(max(needed - self.pool.free, self.pool.slots // 16))
         return self.pool.free
 
@@ -333,11 +340,15 @@ class Scheduler:
         ids = sequence.ids[sequence.rooted : sequence.computed]
         sequence.root(self.tree.insert(sequence.node, ids, sequence.own), sequence.computed)
 
-    def _leave(self, sequence: Sequence) -> None:
-        """The opposite of `_hold`; the tree keeps what was computed."""
-        self._publish(sequence)
-        self._give_back(sequence.spare)
+    def _let_go(self, sequence: Sequence) -> None:
+        """The opposite of `_hold`."""
         assert sequence.node is not None
         self.tree.let_go(sequence.node)
-        sequence.node, sequence.spare = None, []
-        sequence.computed = sequence.rooted = sequence.due = 0
+        sequence.node, sequence.computed, sequence.rooted = None, 0, 0
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Give up all slots; the tree keeps what was computed."""
+        self._publish(sequence)
+        self._give_back(sequence.spare)
+        sequence.spare, sequence.due = [], 0
+        self._let_go(sequence)

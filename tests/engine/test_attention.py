@@ -185,9 +185,16 @@ def test_a_window_leaves_out_whatever_nobody_sees() -> None:
     assert slots == [slice(751, 800), slice(900, 904)]
 
 
-def test_a_stretch_that_only_the_first_of_several_tokens_sees_is_not_lost() -> None:
-    forest = Forest([([0, 1], 5)], [10, 3])
-    assert_close(forest.attend(sliding_window=5))
+@pytest.mark.parametrize("worthwhile", [1, 1 << 40])
+def test_later_tokens_see_less_of_a_stretch_than_the_first_ones(
+    worthwhile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "WORTHWHILE", worthwhile)
+    only_the_first = Forest([([0, 1], 5)], [10, 3])
+    assert_close(only_the_first.attend(sliding_window=5))
+    not_its_first_run = Forest([([0], 3)], [12])
+    assert len(not_its_first_run.rows[0].context[0]) == 2
+    assert_close(not_its_first_run.attend(sliding_window=3))
 
 
 @pytest.mark.parametrize("other", [*attention.SPECIAL, "attention_mask"])

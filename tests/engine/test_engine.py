@@ -552,16 +552,17 @@ def test_a_step_costs_about_as_much_behind_a_long_context_as_behind_a_short_one(
     monkeypatch.setattr(
         engine.decoder, "logits", lambda parts: nothing[: sum(part.samples for part in parts)]
     )
-    steps, seconds = Steps(engine), []
+    steps, cheapest = Steps(engine), []
     for length in (100, 3000):
         parent, answers = prompt(length, seed=length), [Heard() for _ in range(33)]
         engine.submit(Generate(ids=parent, max_tokens=1), answers[0])
         steps.until(answers[0].ended.is_set)
         for i, answer in enumerate(answers[1:], 1):
             engine.submit(Generate(ids=[*parent, i], max_tokens=60), answer)
-        steps.step()
-        before = time.thread_time()
+        seconds = []
         while not answers[-1].ended.is_set():
+            before = time.thread_time()
             steps.step()
-        seconds.append(time.thread_time() - before)
-    assert seconds[1] < 3 * seconds[0] + 0.02
+            seconds.append(time.thread_time() - before)
+        cheapest.append(sum(sorted(seconds)[:40]))  # without whatever else came in between
+    assert cheapest[1] < 2 * cheapest[0] + 0.01
