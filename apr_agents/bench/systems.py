@@ -291,6 +291,7 @@ def _apr(model: ScriptedModel, case: Case, saver: Any, *, depth: int) -> Ask:
         max_total_threads=PLENTY,
         max_concurrency=PLENTY,
         max_total_tokens=PLENTY,
+        max_join_tokens=PLENTY,
         thread_timeout=PLENTY,
         timeout=PLENTY,
     )

@@ -173,7 +173,7 @@ def fit(
     """The join of ``shown`` in at most ``room`` tokens: long texts are cut to their ends.
 
     Texts that are shorter than their share leave the rest to longer ones. Where not even
-    the frame of the join fits, one line says how many threads there were, cut if need be.
+    the frame of the join fits, equal texts are counted, or one line says how many there were.
     """
     text = join(shown)
     if count(text) <= room:
@@ -192,8 +192,14 @@ def fit(
             return text
         # Tokens at the seams: what is cut need not be as long as it was.
         share -= max(1, over // len(shown))
-    line = join([Shown("1", f"{len(shown)} results, too many to be shown here")])
-    return line if count(line) <= room else tail(line, room)
+    for text in (
+        f"{len(shown)} results:\n{count_equal([one.text for one in shown])}",
+        f"{len(shown)} results, too many to be shown here",
+    ):
+        line = join([Shown("1", text)])
+        if count(line) <= room:
+            return line
+    return tail(line, room)
 
 
 def _share(lengths: Sequence[int], room: int) -> int:

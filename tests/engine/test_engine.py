@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -494,6 +497,18 @@ def test_a_listener_may_stop_the_engine(engine: Engine) -> None:
     engine.submit(Generate(ids=[1, 2], max_tokens=200), hear)
     assert stopped.wait().finish == "cancelled"
     assert ask(engine, Generate(ids=[1], max_tokens=1))[0].finish == "length"
+
+
+def test_a_process_may_end_while_the_engine_computes() -> None:
+    script = (
+        "from tests.engine.tiny import Engine, Generate, fresh\n"
+        "engine = Engine(fresh())\n"
+        "for i in range(20):\n"
+        "    engine.submit(Generate(ids=[1, 2, i], max_tokens=250), lambda token: None)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_many_threads_may_ask_at_once(engine: Engine) -> None:

@@ -73,7 +73,9 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(
     drawn = Counter(drawing.choose(logits, context).id for _ in range(DRAWS))
     for token, probability in enumerate(expected):
         spread = math.sqrt(probability * (1 - probability) / DRAWS)
-        assert abs(drawn[token] / DRAWS - probability) <= 5 * spread + 1e-9
+        rare = 8 / DRAWS  # of what hardly ever comes, a few more come easily
+        assert abs(drawn[token] / DRAWS - probability) <= 5 * spread + rare
+        assert probability > 0 or not drawn[token]
 
 
 @pytest.mark.parametrize("top_p", [0.2, 0.9, 0.999])

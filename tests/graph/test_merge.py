@@ -154,7 +154,9 @@ def test_short_texts_leave_their_share_to_long_ones_whose_ends_are_shown() -> No
 
 def test_more_threads_than_can_be_shown_are_counted() -> None:
     shown = [Shown(str(i), "text") for i in range(100)]
-    assert "100 results, too many to be shown here" in fitted(shown, 40)
+    assert "100 results:\n100 × text" in fitted(shown, 40)
+    different = [Shown(str(i), f"text {i}") for i in range(100)]
+    assert "100 results, too many to be shown here" in fitted(different, 40)
 
 
 @pytest.mark.parametrize("policy", [Full(), Conclusions(), Summaries()])
