@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -18,6 +19,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from asyncio_throttle import Throttler
 
 from apr_agents.errors import InvalidOption
+
+STARTED_TOGETHER = 16
+"""Calls that start in one turn of an event loop."""
 
 PORTS = {"http": 80, "https": 443}
 
@@ -88,7 +92,8 @@ class Gate:
             tokens: what the call will take, by estimate; correct it with `Held.spent`. One
                 that is larger than a second's worth waits for a full second's.
         """
-        semaphore, throttle, bucket = self._door()
+        semaphore, throttle, bucket, pace = self._door()
+        await pace.turn()
         async with semaphore:
             held = Held(tokens, bucket)
             if bucket is not None:
@@ -110,8 +115,47 @@ class Gate:
                 # One start per interval paces fractional rates too.
                 Throttler(1, period=1 / self.rate) if self.rate else None,
                 _Bucket(self.tokens_per_second) if self.tokens_per_second else None,
+                _Pace(loop),
             )
         return self._doors[loop]
+
+
+class _Pace:
+    """Lets a few calls start in each turn of an event loop, in order of arrival.
+
+    Starting a call takes a while; hundreds in one turn would hold up everything else.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._left = STARTED_TOGETHER
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_due = False
+
+    async def turn(self) -> None:
+        """Wait until it is this call's turn."""
+        if self._left:
+            self._left -= 1
+            self._refill_soon()
+            return
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _refill_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._refill)
+
+    def _refill(self) -> None:
+        self._is_due, self._left = False, STARTED_TOGETHER
+        while self._waiting and self._left:
+            turn = self._waiting.popleft()
+            if not turn.done():  # nobody waits for it any more
+                turn.set_result(None)
+                self._left -= 1
+        if not self._left:
+            self._refill_soon()
 
 
 class Held:
@@ -165,6 +209,7 @@ class _Door(NamedTuple):
     semaphore: asyncio.Semaphore
     throttle: Throttler | None
     bucket: _Bucket | None
+    pace: _Pace
 
 
 _sharing = threading.Lock()

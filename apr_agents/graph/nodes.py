@@ -111,11 +111,12 @@ class Nodes:
 
     async def threads(self, state: State, scene: Scene) -> State:
         """Whole lives of threads, all at once; where the run is saved, each as it ends."""
-        threads = [Thread.of(thread) for thread in state["threads"]]
         saver = checkpointer_of(scene.config)
         if saver is None or scene.config is None:
-            results = await self.runner.live_all(threads, scene)
+            parent = Thread.of(state["thread"])
+            results = await self.runner.live_all(self.runner.children(parent), scene)
         else:
+            threads = [Thread.of(thread) for thread in state["threads"]]
             async with Journal.open(saver, scene.config) as journal:
                 results = await self.runner.live_all(
                     threads, scene, earlier=journal.finished, keep=journal.add
@@ -147,10 +148,12 @@ class Nodes:
         if thread.status is not None:
             return "__end__"
         calls = [Send("tool", {"thread": state["thread"], "call": [*c]}) for c in thread.uses]
-        children = self.runner.children(thread)
-        if saved and not self.runner.are_leaves(thread):
-            alone = [Send("thread", {"thread": child.to_data()}) for child in children]
-            return [*calls, *alone] or "__end__"
-        carried = [child.to_data() for child in children] if saved else children
-        together = [Send("threads", {"threads": carried})] if children else []
-        return [*calls, *together] or "__end__"
+        if not saved:
+            block = [Send("threads", {"thread": state["thread"]})] if thread.outlines else []
+            return [*calls, *block] or "__end__"
+        children = [child.to_data() for child in self.runner.children(thread)]
+        if self.runner.are_leaves(thread):
+            block = [Send("threads", {"threads": children})] if children else []
+        else:
+            block = [Send("thread", {"thread": child}) for child in children]
+        return [*calls, *block] or "__end__"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -135,7 +135,7 @@ class Runner:
 
     async def live_all(
         self,
-        threads: Sequence[Thread],
+        threads: Iterable[Thread],
         scene: Scene,
         *,
         earlier: Sequence[ThreadResult] = (),
@@ -153,16 +153,20 @@ class Runner:
             results[thread.id] = await self.live(thread, scene)
             keep(results[thread.id])
 
-        for thread in threads:
-            if thread.id in results:
-                self._finish(thread, results[thread.id])
+        if earlier:
+            threads = list(threads)
+            for thread in threads:
+                if thread.id in results:
+                    self._finish(thread, results[thread.id])
+        ids: list[str] = []
         async with asyncio.TaskGroup() as group:
-            for number, thread in enumerate(threads, start=1):
+            for thread in threads:
+                ids.append(thread.id)
                 if thread.id not in results:
                     group.create_task(live(thread))
-                if number % STARTED_TOGETHER == 0:
+                if len(ids) % STARTED_TOGETHER == 0:
                     await asyncio.sleep(0)
-        return [results[thread.id] for thread in threads]
+        return [results[thread_id] for thread_id in ids]
 
     async def use_all(self, thread: Thread, scene: Scene) -> list[ToolUse]:
         """All the tool calls that ``thread`` waits for, at once."""
@@ -202,16 +206,16 @@ class Runner:
         thread.policy, thread.answers = self._policy(spawn.join).name, spawn.answers
         emit({"type": "spawned", "id": thread.id, "threads": thread.child_ids})
 
-    def children(self, thread: Thread) -> list[Thread]:
-        """The threads of the block that ``thread`` waits for."""
+    def children(self, thread: Thread) -> Iterator[Thread]:
+        """The threads of the block that ``thread`` waits for, made one by one."""
         if not thread.outlines:
-            return []
+            return
         allowance = thread.allowance.share(len(thread.outlines), self.limits)
         budget = self._budget(allowance)
         racing = [outline for outline in thread.outlines if not outline.is_lane]
         race = Race(thread.policy, len(racing))
-        return [
-            Thread(
+        for child_id, outline in zip(thread.child_ids, thread.outlines, strict=True):
+            yield Thread(
                 run=thread.run,
                 id=child_id,
                 outline=outline,
@@ -219,8 +223,6 @@ class Runner:
                 base=self.mind.enter(thread, outline, budget),
                 allowance=allowance,
             )
-            for child_id, outline in zip(thread.child_ids, thread.outlines, strict=True)
-        ]
 
     def are_leaves(self, thread: Thread) -> bool:
         """Whether the threads that ``thread`` waits for can neither spawn nor call tools."""

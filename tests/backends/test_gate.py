@@ -4,11 +4,12 @@ import asyncio
 import gc
 import itertools
 import time
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 
-from apr_agents.backends.gate import Gate
+from apr_agents.backends.gate import STARTED_TOGETHER, Gate
 from apr_agents.errors import InvalidOption
 
 HOSTS = itertools.count()
@@ -259,3 +260,20 @@ def test_a_url_that_names_no_server_is_refused(url: str) -> None:
 def test_bounds_that_let_nobody_in_are_refused(bounds: dict[str, float], named: str) -> None:
     with pytest.raises(InvalidOption, match=named):
         Gate(**bounds)
+
+
+async def test_calls_that_come_together_start_a_few_in_each_turn_of_the_event_loop() -> None:
+    gate = Gate(1000)
+    turn, started = 0, []
+
+    async def call(number: int) -> None:
+        async with gate.hold():
+            started.append((turn, number))
+
+    calls = asyncio.gather(*(call(number) for number in range(100)))
+    while not calls.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert [number for _, number in started] == list(range(100))
+    assert max(Counter(turn for turn, _ in started).values()) <= 2 * STARTED_TOGETHER
+    assert len({turn for turn, _ in started}) >= 4

@@ -17,7 +17,7 @@ from apr_agents.engine.request import Generate
 from apr_agents.engine.sampler import Sampler
 from apr_agents.errors import InvalidOption
 
-DRAWS = 400
+DRAWS = 200
 
 
 def random_logits(seed: int, size: int = 12) -> Tensor:
@@ -69,13 +69,22 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(
 ) -> None:
     logits = random_logits(seed)
     expected = reference(logits.tolist(), options, context)
-    drawing = Sampler(request(ids=context, seed=seed, **options))
-    drawn = Counter(drawing.choose(logits, context).id for _ in range(DRAWS))
+    drawing = Sampler(request(ids=context, **options))
+    drawn: Counter[int | None] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        for draw in range(DRAWS):  # as even as random numbers could be
+            number = torch.tensor((draw + 0.5) / DRAWS, dtype=torch.float64)
+            patch.setattr(torch, "rand", lambda *_, number=number, **__: number)
+            drawn[drawing.choose(logits, context).id] += 1
     for token, probability in enumerate(expected):
-        spread = math.sqrt(probability * (1 - probability) / DRAWS)
-        rare = 8 / DRAWS  # of what hardly ever comes, a few more come easily
-        assert abs(drawn[token] / DRAWS - probability) <= 5 * spread + rare
-        assert probability > 0 or not drawn[token]
+        assert drawn[token] == pytest.approx(DRAWS * probability, abs=1.01 if probability else 0)
+
+
+def test_random_numbers_are_even() -> None:
+    logits = torch.tensor([0.6, 0.3, 0.1]).log()
+    drawing = Sampler(request(temperature=1.0, seed=1))
+    drawn = Counter(drawing.choose(logits, [1]).id for _ in range(2000))
+    assert [drawn[i] / 2000 for i in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
 
 
 @pytest.mark.parametrize("top_p", [0.2, 0.9, 0.999])

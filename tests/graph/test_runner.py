@@ -47,7 +47,7 @@ async def waiting(runner: Runner) -> tuple[Thread, list[ThreadResult]]:
     """A root that waits for its threads, and their results."""
     thread = runner.start([HumanMessage("Q")])
     await runner.reason(thread, SCENE)
-    children = runner.children(thread)
+    children = list(runner.children(thread))
     for child in children:
         await runner.reason(child, SCENE)
     return thread, [runner.result(child, ignore) for child in children]
