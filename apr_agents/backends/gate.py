@@ -21,7 +21,7 @@ from asyncio_throttle import Throttler
 from apr_agents.errors import InvalidOption
 
 STARTED_TOGETHER = 16
-"""Calls that start in one turn of an event loop."""
+"""Threads or calls that start in one turn of an event loop, so that hundreds do not block it."""
 
 PORTS = {"http": 80, "https": 443}
 

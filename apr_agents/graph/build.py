@@ -70,7 +70,8 @@ def create_parallel_agent(
 
     Args:
         model: a LangChain chat model, a `Backend`, or a string: ``"bundled"``,
-            ``"local:DIRECTORY_OR_HUB_ID"``, or what ``init_chat_model`` takes.
+            ``"local:DIRECTORY_OR_HUB_ID"``, ``"completions:URL#MODEL"``, or what
+            ``init_chat_model`` takes.
         tools: tools that the model and its threads may call; chat models only.
         protocol: how the model says spawn and join; by default tool calls for a chat model,
             ThreadWeaver's tags for one that continues text.

@@ -16,7 +16,7 @@ from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
 
 from apr_agents.backends.base import Delta
-from apr_agents.backends.gate import Gate
+from apr_agents.backends.gate import STARTED_TOGETHER, Gate
 from apr_agents.errors import EmptyQuestion, InvalidOption
 from apr_agents.graph.join import NOT_NEEDED, JoinPolicy, Races, resolve_join
 from apr_agents.graph.merge import LEAST, MergePolicy, fit, is_lane, show
@@ -48,9 +48,6 @@ from apr_agents.types import (
 )
 
 Failure = tuple[ThreadStatus, str]
-
-STARTED_TOGETHER = 16
-"""Threads that start in one turn of the event loop, so that a wide block does not block it."""
 
 
 @dataclass(frozen=True)
