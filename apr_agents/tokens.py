@@ -139,7 +139,11 @@ def inert(tokenizer: Tokenizer) -> Callable[[str], str]:
     """A function that breaks the model's control tokens in a text by a space: still readable."""
     added = tokenizer.get_added_tokens_decoder().values()
     contents = sorted((token.content for token in added if token.special), key=len, reverse=True)
-    control = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
+    return breaking(re.compile("|".join(map(re.escape, contents)) or r"(?!)"))
+
+
+def breaking(control: re.Pattern[str]) -> Callable[[str], str]:
+    """A function that breaks by a space whatever ``control`` finds."""
     return lambda text: control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 

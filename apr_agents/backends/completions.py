@@ -36,6 +36,7 @@ from apr_agents.errors import (
     PromptTooLong,
     UnknownModel,
 )
+from apr_agents.tokens import breaking, inert
 
 try:
     import httpx
@@ -140,13 +141,10 @@ class CompletionsBackend(Backend):
         self._root = self.url.removesuffix("/v1")
         self._key = None if api_key is None else _key(api_key)
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout, pool=None)
-        self._template, self._tokenizer, self._control = template, None, _CONTROL
+        self._template, self._tokenizer, self._inert = template, None, breaking(_CONTROL)
         if isinstance(template, str) and template != "plain":
             self._tokenizer = _tokenizer(template)
-            special = [
-                t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special
-            ]
-            self._control = _any_of(special)
+            self._inert = inert(self._tokenizer.backend_tokenizer)
         self._refused: set[str] = set()
         self._says_stops = True
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
@@ -166,7 +164,7 @@ class CompletionsBackend(Backend):
 
     def render(self, messages: Sequence[AnyMessage]) -> str:
         messages = [
-            message.model_copy(update={"content": self._control.sub(_broken, message.text)})
+            message.model_copy(update={"content": self._inert(message.text)})
             for message in messages
         ]
         if callable(self._template):
@@ -932,11 +930,3 @@ def _first_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the tokenizer puts in front of every text by itself."""
     start = tokenizer.bos_token_id
     return str(tokenizer.bos_token) if start in tokenizer("")["input_ids"][:1] else ""
-
-
-def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
-
-
-def _broken(match: re.Match[str]) -> str:
-    return f"{match[0][0]} {match[0][1:]}"
