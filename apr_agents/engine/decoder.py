@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from apr_agents.engine import attention
 from apr_agents.engine.attention import Unfit
+from apr_agents.engine.linear import arrange, watching
 from apr_agents.engine.plan import Plan, Rows
 from apr_agents.engine.pool import Pool, Run
 from apr_agents.errors import UnsupportedModel
@@ -65,7 +66,7 @@ class Decoder:
         if before == attention.NAME:  # a decoder before this one saw that it works
             return
         try:
-            self._replace_attention()
+            self._adopt()
         except Exception as error:
             _set_attention(model, before)
             if isinstance(error, torch.OutOfMemoryError):
@@ -73,7 +74,7 @@ class Decoder:
             raise UnsupportedModel(type(model).__name__, _in_one_line(error)) from error
 
     @torch.inference_mode()
-    def _replace_attention(self) -> None:
+    def _adopt(self) -> None:
         """Have the model attend through the pool, and see that nothing else changes."""
         config = self.model.config.get_text_config()
         kinds = getattr(config, "layer_types", None) or ["full_attention"]
@@ -81,7 +82,8 @@ class Decoder:
             raise Unfit("it is not a decoder alone")
         if strange := set(kinds) - KINDS:
             raise Unfit(f"it has layers of the kind {min(strange)}")
-        expected = torch.cat([self._plain(ids) for ids in self._probe_ids()])
+        with watching(self.model) as groups:
+            expected = torch.cat([self._plain(ids) for ids in self._probe_ids()])
         _set_attention(self.model, attention.NAME)
         if self.model.config._attn_implementation != attention.NAME:
             raise Unfit("transformers cannot replace its attention")
@@ -92,13 +94,12 @@ class Decoder:
         slides = "sliding_attention" in kinds or not hasattr(config, "layer_types")
         if window and slides and not any(windows.values()):
             raise Unfit("it keeps its sliding window to itself")
-        if found.shape != expected.shape:
-            raise Unfit("it cannot give the logits of some tokens alone")
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.2
-        spread = expected.float().std().clamp_min(1e-6)
-        # In half precision single logits stray far without anything being wrong.
-        if not (found - expected).float().square().mean().sqrt() / spread < tolerance:
-            raise Unfit("its layers do something of their own")
+        _compare(found, expected)
+        undo = arrange(groups)
+        try:
+            _compare(self._probe()[0], expected)
+        except Exception:  # it looks into its linear layers: they stay as they were
+            undo()
 
     def _probe_ids(self) -> tuple[list[int], list[int]]:
         """Two prompts that part with their last tokens."""
@@ -162,6 +163,17 @@ class Decoder:
             plan=plan,
         )
         return (output.logits[0] if asked else None), plan
+
+
+def _compare(found: Tensor, expected: Tensor) -> None:
+    """See that two ways to compute the same logits agree."""
+    if found.shape != expected.shape:
+        raise Unfit("it cannot give the logits of some tokens alone")
+    tolerance = 1e-3 if expected.dtype == torch.float32 else 0.2
+    spread = expected.float().std().clamp_min(1e-6)
+    # In half precision single logits stray far without anything being wrong.
+    if not (found - expected).float().square().mean().sqrt() / spread < tolerance:
+        raise Unfit("its layers do something of their own")
 
 
 def _in_one_line(error: Exception) -> str:
