@@ -25,21 +25,15 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import NamedTuple, TypeVar
+from itertools import accumulate
+from typing import ClassVar, Literal, NamedTuple
 
-from apr_agents.tasks.base import Block, Demonstration, Problem
+from apr_agents.tasks.answers import number
+from apr_agents.tasks.base import Block, Demonstration, Drawn, Problem
+from apr_agents.tasks.teaching import SPLIT_PRICE, contiguous_runs
 from apr_agents.types import Outline
 
-T = TypeVar("T")
-
 MAX_GROUPS, MAX_STEPS, MAX_VALUE = 6, 8, 999
-
-SPLIT_PRICE = 60
-"""Tokens a split has to save on the critical path before the teacher splits.
-
-Spawning and joining cost two more model calls; this is their price in tokens.
-"""
 
 APPLY: dict[str, Callable[[int, int], int]] = {
     "+": lambda value, operand: value + operand,
@@ -208,13 +202,6 @@ KINDS: dict[str, Callable[[random.Random], list[Group]]] = {
 # --- teacher ---------------------------------------------------------------
 
 
-def contiguous_runs(items: Sequence[T], count: int) -> list[Sequence[T]]:
-    """``items`` in ``count`` runs of nearly equal length, the longer ones first."""
-    size, longer = divmod(len(items), count)
-    bounds = list(accumulate((size + (i < longer) for i in range(count)), initial=0))
-    return [items[start:end] for start, end in pairwise(bounds)]
-
-
 def _work(groups: Sequence[Group]) -> str:
     """Copy and compute group after group, adding up on the way; the result ends the last line."""
     text = ""
@@ -278,27 +265,36 @@ def demonstrate(question: str, budget: int) -> Demonstration:
     return Demonstration(question, budget, block=block, thinking=_add_up(results), answer=answer)
 
 
-@dataclass(frozen=True)
-class ArithmeticTask:
-    """Problems of this family with an exact verifier."""
+Kind = Literal["whole", "pair", "chain", "tiny", "wide"]
 
-    name: str = "arithmetic"
-    kind: str = "whole"
+
+@dataclass(frozen=True)
+class ArithmeticTask(Drawn):
+    """Problems of this family. Work is counted in operations; the parts are the groups."""
+
+    family: ClassVar[str] = "arithmetic"
+
+    kind: Kind = "whole"
 
     def problems(self, count: int, seed: int) -> list[Problem]:
         """``count`` problems; the same seed gives the same ones."""
-        rng = random.Random(seed)
-        drawn = [KINDS[self.kind](rng) for _ in range(count)]
-        return [
-            Problem(format_question(groups), str(sum(group.value for group in groups)))
-            for groups in drawn
-        ]
+        rng = random.Random(seed)  # one stream: the bundled model's figures stand on these
+        return [self.draw(rng, index) for index in range(count)]
 
-    def verify(self, problem: Problem, predicted: str | None) -> bool:
-        """Whether ``predicted`` is the exact integer."""
-        return predicted is not None and _as_integer(predicted) == int(problem.answer)
+    def draw(self, rng: random.Random, index: int) -> Problem:
+        groups = KINDS[self.kind](rng)
+        in_groups = sum(len(group.steps) for group in groups)
+        parts = len(groups)
+        return Problem(
+            format_question(groups),
+            str(sum(group.value for group in groups)),
+            parallel_share=in_groups / (in_groups + parts - 1) if parts > 1 else 0.0,
+            parts=parts,
+        )
 
+    def check(self, problem: Problem, answer: str) -> bool:
+        return number(answer) == int(problem.answer)
 
-def _as_integer(text: str) -> int | None:
-    text = text.strip()
-    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,30}", text) else None
+    def demonstrate(self, problem: Problem, budget: int) -> Demonstration:
+        """The ideal behaviour on ``problem`` when ``budget`` threads are allowed."""
+        return demonstrate(problem.question, budget)

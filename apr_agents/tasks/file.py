@@ -1,24 +1,18 @@
-r"""Problems from a file of JSON lines: ``{"question": …, "answer": …}``.
+"""Problems from a file of JSON lines: ``{"question": …, "answer": …}``.
 
-Answers are compared exactly, numbers as numbers: ``1,000``, ``1000.0`` and
-``\boxed{1000}`` are one answer.
+Answers are compared exactly, numbers as numbers: ``1,000`` and ``1000.0`` are one answer.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import re
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 from apr_agents.errors import InvalidProblem, UnusableFile
+from apr_agents.tasks.answers import final_answer, number
 from apr_agents.tasks.base import Problem
-
-_NUMBER = re.compile(
-    r"[+-]?(?=\.?[0-9])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,9})?"
-)
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,9 @@ class FileTask:
         return [problems[index] for index in chosen]
 
     def verify(self, problem: Problem, predicted: str | None) -> bool:
-        """Whether ``predicted`` is the reference answer."""
-        return predicted is not None and _same(predicted, problem.answer)
+        """Whether the final answer in ``predicted`` is the reference answer."""
+        answer = final_answer(predicted)
+        return answer is not None and _same(answer, final_answer(problem.answer) or problem.answer)
 
     def _problem(self, number: int, line: bytes) -> Problem:
         def wrong(why: str) -> InvalidProblem:
@@ -86,25 +81,6 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _same(predicted: str, expected: str) -> bool:
-    predicted, expected = _unboxed(predicted).strip(), _unboxed(expected).strip()
-    numbers = _number(predicted), _number(expected)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
-    return predicted == expected
-
-
-def _unboxed(text: str) -> str:
-    r"""What is inside the last ``\boxed{…}``; the text itself when there is none."""
-    _, boxed, rest = text.rpartition(r"\boxed{")
-    depth = 1
-    for end, char in enumerate(rest if boxed else ""):
-        depth += (char == "{") - (char == "}")
-        if not depth:
-            return rest[:end]
-    return text
-
-
-def _number(text: str) -> Decimal | None:
-    text = text.replace("−", "-")
-    return Decimal(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
+def _same(answer: str, expected: str) -> bool:
+    numbers = number(answer), number(expected)
+    return numbers[0] == numbers[1] if None not in numbers else answer == expected

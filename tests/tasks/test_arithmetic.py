@@ -15,11 +15,11 @@ from apr_agents.tasks.arithmetic import (
     MAX_STEPS,
     MAX_VALUE,
     ArithmeticTask,
-    contiguous_runs,
     demonstrate,
     format_question,
     parse_question,
 )
+from apr_agents.tasks.teaching import contiguous_runs
 
 seeds = st.integers(0, 2**32)
 kinds = st.sampled_from(sorted(KINDS))
