@@ -24,6 +24,7 @@ from apr_agents.protocols.base import (
     Discard,
     Ended,
     Malformed,
+    Profile,
     Shown,
     Spawn,
     Use,
@@ -149,6 +150,12 @@ class ToolCalls:
     """
 
     name = "tool_calls"
+    profile = Profile(
+        says=f"calls the tool {SPAWN}",
+        sees="the system prompt and its outline",
+        returns="the call's answer: a line for each thread",
+        paper="–",
+    )
 
     def __init__(self, visibility: Visibility = "isolated") -> None:
         if visibility not in ("prefix", "isolated"):
@@ -175,20 +182,22 @@ class ToolCalls:
         discardable: bool,
         result: type[BaseModel] | None,
         tools: Collection[str],
-        corrected: bool,
+        notes: Sequence[Note],
     ) -> list[Decision]:
         """What ``message`` decides: never raises, whatever a model calls.
 
         Args:
             tools: names of the thread's tools.
-            corrected: whether the thread has already been told what was wrong.
+            notes: what the thread has been told so far. A spawn or a result is corrected once.
         """
+        corrected = any(note.why.startswith(MISFIT) for note in notes)
+        respawns = any(note.told == correction(note.why) for note in notes)
         decisions: list[Decision] = []
         spawns: list[Spawn] = []
         for number, call in enumerate(message.tool_calls):
             name, args, call_id = call["name"], call["args"], call["id"] or f"call_{number}"
             if name == SPAWN and name not in tools:
-                read = self._spawn(args, call_id, may_spawn=may_spawn)
+                read = _spawn(args, call_id, may_spawn=may_spawn, corrected=respawns)
                 spawns += [read] if isinstance(read, Spawn) else []
                 decisions += [] if isinstance(read, Spawn) else [read]
             elif name == DISCARD and discardable:
@@ -214,24 +223,6 @@ class ToolCalls:
         if decisions:
             return decisions
         return [Ended() if result is None else _concluded(result, message.text, None, corrected)]
-
-    def corrects(self, note: Note) -> bool:
-        """Whether ``note`` told a thread what is wrong with its result."""
-        return note.why.startswith(MISFIT)
-
-    def _spawn(self, args: dict[str, Any], call_id: str, *, may_spawn: bool) -> Spawn | Malformed:
-        if not may_spawn:
-            told = "No more threads may start. Go on by yourself and answer."
-            return Malformed("threads asked for where none may start", told, call_id)
-        try:
-            spawn = SpawnArgs.model_validate(args).spawn(call_id)
-        except ValidationError as error:
-            why = unreadable(error)
-        else:
-            if spawn.outlines:
-                return spawn
-            why = EMPTY
-        return Malformed(why, correction(why), call_id)
 
     def join(self, shown: Sequence[Shown]) -> str:
         """The answer to ``spawn_threads``."""
@@ -279,6 +270,24 @@ def _tool(name: str, description: str, args: type[BaseModel]) -> dict[str, Any]:
         "type": "function",
         "function": {"name": name, "description": description, "parameters": schema},
     }
+
+
+def _spawn(
+    args: dict[str, Any], call_id: str, *, may_spawn: bool, corrected: bool
+) -> Spawn | Malformed:
+    if not may_spawn:
+        told = "No more threads may start. Go on by yourself and answer."
+        return Malformed("threads asked for where none may start", told, call_id)
+    try:
+        spawn = SpawnArgs.model_validate(args).spawn(call_id)
+    except ValidationError as error:
+        why = unreadable(error)
+    else:
+        if spawn.outlines:
+            return spawn
+        why = EMPTY
+    again = f"Not done again: {why}. Go on by yourself and answer."
+    return Malformed(why, again if corrected else correction(why), call_id)
 
 
 def _together(spawns: Sequence[Spawn]) -> list[Decision]:

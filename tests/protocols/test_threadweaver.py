@@ -9,9 +9,18 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from apr_agents.errors import InvalidOption
-from apr_agents.protocols.base import Decision, Discard, Ended, Malformed, Shown, Spawn
+from apr_agents.protocols.base import (
+    DEEPEST,
+    Decision,
+    Discard,
+    Ended,
+    Malformed,
+    Shown,
+    Spawn,
+)
 from apr_agents.protocols.threadweaver import TAGS, ThreadWeaver, ThreadWeaverParser, inert
 from apr_agents.types import Outline
+from tests.protocols.traces import shape
 
 TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
 
@@ -329,3 +338,76 @@ def test_the_answer_stands_behind_the_thought(
 def test_an_unknown_visibility_is_refused() -> None:
     with pytest.raises(InvalidOption, match="'prefix' or 'isolated'"):
         ThreadWeaver(visibility="all")  # type: ignore[arg-type]
+
+
+# --- whole traces -------------------------------------------------------------------
+
+TRACES = {
+    "as the models write it": (
+        "<think>\nThe distance is sqrt(dx² + dy²).\n\n<Parallel>\n<Outlines>\n"
+        "<Outline>1: Compute dx².</Outline>\n<Outline>2: Compute dy².</Outline>\n</Outlines>\n"
+        "<Thread>\n1: dx = 6, so dx² = 36.\n</Thread><Thread>\n2: dy = -9, so dy² = 81.\n"
+        "</Thread>\n</Parallel>\n\nTogether 117.\n</think>\n\nThe distance is 3·sqrt(13).",
+        [
+            (
+                {"1": "Compute dx².", "2": "Compute dy²."},
+                {"1": "dx = 6, so dx² = 36.", "2": "dy = -9, so dy² = 81."},
+                None,
+            )
+        ],
+    ),
+    "with a conclusion, and outlines that nobody closed": (
+        "<Parallel>\n<Outlines>\n<Outline> 1: by hand\n<Outline> 2: by computer\n</Outlines>\n\n"
+        "<Thread>\n1: 4\n</Thread>\n<Thread>\n2: 4, too\n</Thread>\n<Conclusion>\n4\n"
+        "</Conclusion>\n</Parallel>",
+        [({"1": "by hand", "2": "by computer"}, {"1": "4", "2": "4, too"}, "4")],
+    ),
+    "drafts without outlines": (
+        "<Parallel>\nReason: two ways.\n<Thread>\nThread 1: by hand\n</Thread>\n<Thread>\n"
+        "Thread 2: by computer\n</Thread>\n</Parallel>",
+        [({}, {"1": "by hand", "2": "by computer"}, None)],
+    ),
+    "two blocks, one within a thread": (
+        "<Parallel><Outlines><Outline>1: a</Outline></Outlines><Thread>\n1: deeper: <Parallel>"
+        "<Outlines><Outline>1.1: b</Outline></Outlines><Thread>\n1.1: x</Thread></Parallel>\ny"
+        "</Thread></Parallel> so <Parallel><Outlines><Outline>1: c</Outline></Outlines>"
+        "<Thread>\n1: z</Thread></Parallel>",
+        [
+            ({"1": "a"}, {"1": ("y", [({"1.1": "b"}, {"1.1": "x"}, None)])}, None),
+            ({"1": "c"}, {"1": "z"}, None),
+        ],
+    ),
+    "tags that are missing": (
+        "<Outlines><Outline>1: a</Outline><Outline>1: again</Outline><Outline>2: b</Outline>"
+        "<Thread>\n1: x<Thread>\n2: y</Parallel>",
+        [({"1": "a", "2": "b"}, {"1": "x", "2": "y"}, None)],
+    ),
+    "a conclusion that a thread states": (
+        "<Parallel><Outlines><Outline>1: a</Outline></Outlines>"
+        "<Thread>\n1: long <Conclusion>4</Conclusion> and more</Thread></Parallel>",
+        [({"1": "a"}, {"1": "4"}, None)],
+    ),
+    "no block": ("4</Parallel><Thread>\n1: x</Thread></think><Conclusion>4</Conclusion>", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_published_trace_is_read(name: str) -> None:
+    text, expected = TRACES[name]
+    assert shape(ThreadWeaver().read_trace(text)) == expected
+
+
+def test_threads_are_read_as_they_would_have_been_written() -> None:
+    (block,) = ThreadWeaver().read_trace(TRACES["as the models write it"][0])
+    assert [thread.text for thread in block.threads] == [
+        " dx = 6, so dx² = 36.\n",
+        " dy = -9, so dy² = 81.\n",
+    ]
+
+
+def test_blocks_deeper_than_any_run_are_text() -> None:
+    opened = "<Parallel><Outlines><Outline>1: a</Outline></Outlines><Thread>\n1:"
+    blocks, depth = ThreadWeaver().read_trace(opened * 100), 0
+    while blocks:
+        blocks, depth = blocks[0].threads[0].blocks, depth + 1
+    assert depth == DEEPEST

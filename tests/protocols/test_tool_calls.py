@@ -13,7 +13,7 @@ from pydantic import BaseModel, field_validator
 
 from apr_agents.errors import InvalidOption
 from apr_agents.protocols.base import Decision, Discard, Ended, Malformed, Shown, Spawn, Use
-from apr_agents.protocols.tool_calls import ToolCalls
+from apr_agents.protocols.tool_calls import MISFIT, ToolCalls
 from apr_agents.types import Note, Outline, ToolCall
 
 SPOKEN = ToolCalls()
@@ -42,8 +42,13 @@ def spawning(outlines: Any, **more: Any) -> dict[str, Any]:
 
 def read(*calls: Any, text: str = "", invalid: Any = (), **options: Any) -> list[Decision]:
     message = AIMessage(text, tool_calls=list(calls), invalid_tool_calls=list(invalid))
-    given = {"may_spawn": True, "discardable": False, "result": None, "corrected": False}
+    given = {"may_spawn": True, "discardable": False, "result": None, "notes": []}
     return SPOKEN.read(message, **{**given, "tools": TOOLS, **options})
+
+
+def noted(wrong: Any) -> Note:
+    """A mistake as the thread's record has it."""
+    return Note(event="malformed", why=wrong.why, told=wrong.told, answers=wrong.answers)
 
 
 def outlines(*texts: str) -> list[Outline]:
@@ -233,8 +238,8 @@ def test_a_result_that_does_not_fit_is_corrected_once(args: dict[str, Any], name
     call = made("conclude", args)
     [first] = read(call, result=Found)
     assert named in mistake([first])
-    assert read(call, result=Found, corrected=True) == [first._replace(fatal=True)]  # type: ignore[union-attr]
-    assert SPOKEN.corrects(Note(event="malformed", why=first.why))  # type: ignore[union-attr]
+    again = read(call, result=Found, notes=[noted(first)])
+    assert again == [first._replace(fatal=True)]  # type: ignore[union-attr]
 
 
 def test_text_that_is_no_result_is_corrected_as_well() -> None:
@@ -248,10 +253,27 @@ def test_a_wrong_result_leaves_no_other_call_without_its_answer() -> None:
     assert [d.call.id if isinstance(d, Use) else d.answers for d in decisions] == ["1", "2", "3"]  # type: ignore[union-attr]
 
 
-def test_a_correction_of_something_else_is_no_correction_of_a_result() -> None:
-    assert not SPOKEN.corrects(
-        Note(event="malformed", why="the outlines of spawn_threads are empty")
+@pytest.mark.parametrize("nonsense", [[], [""], 7])
+def test_a_spawn_that_cannot_be_read_is_corrected_once(nonsense: Any) -> None:
+    [first] = read(spawning(nonsense))
+    [second] = read(spawning(nonsense), notes=[noted(first)])
+    assert mistake([second]) == mistake([first])
+    told = [wrong.told for wrong in (first, second)]  # type: ignore[union-attr]
+    assert ["It takes" in text for text in told] == [True, False]
+    assert "Go on by yourself" in told[1]
+    assert read(spawning(["a"]), notes=[noted(first), noted(second)]) == read(spawning(["a"]))
+
+
+def test_a_correction_of_something_else_is_none_of_a_result_or_a_spawn() -> None:
+    spawned, missing, concluded = (
+        noted(read(call, result=Found)[0])
+        for call in (spawning([]), made("nothing", {}), made("conclude", {}))
     )
+    for call, notes in (
+        (made("conclude", {}), [spawned, missing]),
+        (spawning([]), [concluded, missing]),
+    ):
+        assert read(call, result=Found, notes=notes) == read(call, result=Found)
 
 
 # --- anything -------------------------------------------------------------------------------
@@ -302,7 +324,7 @@ any_invalid = st.lists(
     may_spawn=st.booleans(),
     discardable=st.booleans(),
     result=st.sampled_from([None, Found]),
-    corrected=st.booleans(),
+    notes=st.lists(st.just(Note(event="malformed", why=MISFIT)), max_size=1),
 )
 def test_no_list_of_tool_calls_whatsoever_raises(
     calls: list[Any],
@@ -311,7 +333,7 @@ def test_no_list_of_tool_calls_whatsoever_raises(
     may_spawn: bool,
     discardable: bool,
     result: Any,
-    corrected: bool,
+    notes: list[Note],
 ) -> None:
     decisions = read(
         *calls,
@@ -320,7 +342,7 @@ def test_no_list_of_tool_calls_whatsoever_raises(
         may_spawn=may_spawn,
         discardable=discardable,
         result=result,
-        corrected=corrected,
+        notes=notes,
     )
     assert decisions
     spawns = [decision for decision in decisions if isinstance(decision, Spawn)]
