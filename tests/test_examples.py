@@ -103,7 +103,7 @@ def test_06_sends_what_happens_and_stops_by_itself(tmp_path: Path) -> None:
     lines = run("06_stream_over_http.py", tmp_path)
 
     answer = (12 * 7 + 5 - 2) * 3 + ((45 - 38) * 6 + 9) * 4 + ((81 - 17 + 23) * 2 - 60)
-    assert lines[:2] == ["0 started", "0 spawned"]
+    assert lines[:3] == ["0 started", "0 admitted", "0 spawned"]
     assert lines[-1] == f"0 finished {answer}"
     threads = {line.split()[0] for line in lines if re.match(r"0\.\d+ started", line)}
     assert threads >= {"0.1", "0.2"}
@@ -118,6 +118,7 @@ def test_06_is_served_as_its_docstring_says(tmp_path: Path) -> None:
         data = events(httpx.post(f"{url}/ask", json={"text": "25+42"}, timeout=60).text)
         assert [(event["type"], event["id"]) for event in data] == [
             ("started", "0"),
+            ("admitted", "0"),
             ("finished", "0"),
         ]
         assert data[-1]["text"] == "67"
@@ -166,6 +167,16 @@ def test_08_counts_over_500_threads(tmp_path: Path) -> None:
     assert re.fullmatch(r"500 threads, \d+\.\d s; one after another 30 s", lines[1])
 
 
+def test_09_gets_from_many_samples_what_one_does_not_give(tmp_path: Path) -> None:
+    alone, vote, likeliest = run("09_strategies.py", tmp_path)
+
+    answer = (((12 * 7) + 5 - 2 + 61 - 17) * 3) + (((45 - 38) * 6 + 9) * 4)
+    assert re.fullmatch(r"one sample: (\d+), of \1", alone)
+    assert vote.startswith(f"the vote: {answer}, of ")
+    assert likeliest.startswith(f"the likeliest: {answer}, of ")
+    assert likeliest.count(",") == 12
+
+
 def test_every_example_has_a_test_and_its_number_once() -> None:
     tested = {name.removeprefix("test_")[:2] for name in globals() if name.startswith("test_0")}
     numbers = [path.name[:2] for path in (ROOT / "examples").glob("[0-9]*.py")]
@@ -182,7 +193,12 @@ def load(name: str) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("adaptive", "67"), ("react_parallel", "67"), ("research_over_files", "Set APR_MODEL")],
+    [
+        ("adaptive", "67"),
+        ("react_parallel", "67"),
+        ("research_over_files", "Set APR_MODEL"),
+        ("tree_of_thoughts", "Set APR_MODEL"),
+    ],
 )
 def test_a_graph_answers_without_a_network(
     name: str, answer: str, monkeypatch: pytest.MonkeyPatch
