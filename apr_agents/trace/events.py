@@ -1,47 +1,69 @@
 """What happens in a run while it happens: the graph's ``custom`` stream.
 
-Every event is a plain dict with ``type`` and ``id`` (the thread it happened in).
+Every event is a plain dict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, Required, TypedDict
 
 from apr_agents.types import ThreadStatus
 
 EventType = Literal[
     "started",
+    "admitted",
     "token",
     "tool",
+    "returned",
     "spawned",
     "malformed",
     "declined",
+    "undecided",
     "finished",
     "merged",
     "backtracked",
 ]
 
 
-class Event(TypedDict):
-    """One event.
+class Told(TypedDict, total=False):
+    """What an event may tell beside its type.
 
-    Keys beside ``type`` and ``id``:
+    Attributes:
         text: ``started``: the thread's outline (the root's is empty); ``token``: what was
-            generated; ``tool``: the call; ``malformed`` and ``declined``: why; ``finished``:
-            the conclusion; ``merged``: what the parent sees of its threads;
-            ``backtracked``: what was tried.
+            generated; ``tool``: the call; ``returned``: what the tool returned;
+            ``malformed``, ``declined`` and ``undecided``: why; ``finished``: the conclusion;
+            ``merged``: what the parent sees of its threads; ``backtracked``: what was tried.
         tokens: ``token``: how many; ``finished``: of the thread and everything below it.
         threads: ``spawned``: the ids of the new threads, in outline order.
-        status: ``finished``: how the thread ended.
+        call: ``tool`` and ``returned``: the model's name for the call.
+        status: ``finished``: how the thread ended; ``returned``: ``done`` or ``failed``.
+        reason: ``finished``: why, when the status is not ``done``.
     """
 
-    type: EventType
-    id: str
-    text: NotRequired[str]
-    tokens: NotRequired[int]
-    threads: NotRequired[list[str]]
-    status: NotRequired[ThreadStatus]
+    text: str
+    tokens: int
+    threads: list[str]
+    call: str
+    status: ThreadStatus
+    reason: str | None
+
+
+class Event(Told):
+    """One event.
+
+    A model call is ``admitted`` once the gate lets it through; the next ``token`` of the thread
+    is its first. A thread that failed or was cancelled is ``finished`` with that status.
+
+    Attributes:
+        type: what happened.
+        id: the thread in which it did.
+        at: when, in seconds since the run's start. Times of one thread never go back.
+    """
+
+    type: Required[EventType]
+    id: Required[str]
+    at: Required[float]
 
 
 Emit = Callable[[Event], None]

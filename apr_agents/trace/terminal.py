@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.text import Text
 
 from apr_agents.trace.events import Event
+from apr_agents.trace.replay import replay
 from apr_agents.trace.trajectory import Trajectory
-from apr_agents.types import Note, ThreadResult, ThreadStatus
+from apr_agents.types import NoteEvent, ThreadStatus
 
 MOST_ROWS = 40
 """Threads that a tree shows; the rest is counted."""
@@ -46,6 +47,12 @@ _LOOKS: dict[Stage, _Look] = {
     "waiting": _Look("○", "blue", 2),
     "done": _Look("✓", "green", 3),
     "queued": _Look("·", "dim", 4),
+}
+
+_NOTES: dict[NoteEvent, str] = {
+    "malformed": "unreadable split",
+    "declined": "no split",
+    "undecided": "no decision",
 }
 
 
@@ -91,23 +98,10 @@ class _Thread:
     conclusion: str = ""
     reason: str = ""
     note: str = ""
+    tool: str = ""
     own_tokens: int = 0
     all_tokens: int | None = None
     children: list[_Thread] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, result: ThreadResult) -> _Thread:
-        notes = [_note(step.event, step.why) for step in result.steps if isinstance(step, Note)]
-        return cls(
-            id=result.id,
-            outline=result.outline.text if result.outline else "",
-            stage=result.status,
-            conclusion=result.conclusion,
-            reason=result.reason or "",
-            note=notes[-1] if notes else "",
-            all_tokens=result.tokens,
-            children=[cls.of(thread) for block in result.blocks for thread in block.threads],
-        )
 
     @property
     def tokens(self) -> int:
@@ -141,8 +135,8 @@ class ThreadTree:
     def of(cls, trajectory: Trajectory) -> ThreadTree:
         """The tree of a finished run."""
         tree = cls()
-        tree._root = _Thread.of(trajectory.root)
-        tree._threads = {thread.id: thread for thread, _ in tree._root.walk()}
+        for event in replay(trajectory):
+            tree.feed(event)
         return tree
 
     def feed(self, event: Event) -> None:
@@ -153,21 +147,29 @@ class ThreadTree:
         text = event.get("text", "")
         match event["type"]:
             case "started":
-                thread.stage, thread.outline = "thinking", text
+                thread.outline = text
+            case "admitted":
+                thread.stage = "thinking"
             case "token":
+                thread.stage = "thinking"
                 thread.tail = (thread.tail + text)[-TAIL:]
                 thread.own_tokens += event.get("tokens", 0)
+            case "tool":
+                thread.stage, thread.tool = "waiting", text
+            case "returned":
+                thread.tool = ""
             case "spawned":
                 thread.stage = "waiting"
                 children = {name: _Thread(name) for name in event.get("threads", [])}
                 thread.children += children.values()
                 self._threads |= children
-            case "malformed" | "declined" as kind:
+            case "malformed" | "declined" | "undecided" as kind:
                 thread.note = _note(kind, text)
             case "merged":
-                thread.stage = "thinking"
+                thread.stage = "queued"
             case "finished":
                 thread.stage, thread.conclusion = event.get("status", "done"), text
+                thread.reason = event.get("reason") or ""
                 thread.all_tokens = event.get("tokens")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -248,8 +250,8 @@ class LiveThreads:
             self._live.update(ThreadTree.of(trajectory))
 
 
-def _note(kind: Literal["malformed", "declined"], why: str) -> str:
-    return f"{'unreadable split' if kind == 'malformed' else 'no split'}: {why}"
+def _note(kind: NoteEvent, why: str) -> str:
+    return f"{_NOTES[kind]}: {why}"
 
 
 def _indented(root: _Thread, shown: set[str]) -> Iterator[tuple[str, _Thread]]:
@@ -287,9 +289,9 @@ def _story(thread: _Thread, width: int) -> Text:
         text = f"{status}: {about}" if about else status
         return Text(shortened(text, width), _LOOKS[thread.stage].style)
     if thread.stage == "waiting":
-        done = sum(not child.running for child in thread.children)
-        text = f"{done} of {len(thread.children)} threads are back"
-        return Text(shortened(text, width), "dim")
+        back = sum(not child.running for child in thread.children)
+        text = f"{back} of {len(thread.children)} threads are back" if thread.children else ""
+        return Text(shortened(thread.tool or text, width), "dim")
     return Text(shortened(thread.tail, width, keep="end"), "dim")
 
 
@@ -302,13 +304,14 @@ def _line(event: Event) -> str | None:
         case "spawned":
             ids = event.get("threads", [])
             return f"{thread} split into {len(ids)} threads"
-        case "malformed" | "declined" as kind:
+        case "malformed" | "declined" | "undecided" as kind:
             return f"{thread} {_note(kind, text)}"
         case "merged":
             return f"{thread} joined its threads"
         case "finished":
             status = event.get("status", "done").replace("_", " ")
             told = f"{thread} {status}, {event.get('tokens', 0)} tokens"
-            return told + (f": {text}" if text else "")
+            about = shortened(event.get("reason") or "", 120) or text
+            return told + (f": {about}" if about else "")
         case _:
             return None

@@ -5,18 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from apr_agents.errors import InvalidTrace
-from apr_agents.trace.metrics import Metrics, measure
+from apr_agents.trace.decisions import SplitDecision, decisions
+from apr_agents.trace.metrics import Metrics, Prices, measure
+from apr_agents.trace.timeline import Unit
 from apr_agents.types import ThreadResult
+
+MEASURED = frozenset(
+    {"at", "began", "started", "waited", "lanes", "first_token", "seconds", "cached_tokens"}
+)
+"""Fields of records and events that tell of the machine and its load. All others are the same
+whenever a run is repeated with the same seed."""
 
 
 class Trajectory(BaseModel):
     """One run: what was asked, what every thread did, what was answered.
 
     Attributes:
-        version: of this format.
+        version: of this format. Records of version 1 have no times.
+        began: when; ``None`` in version 1. All other times count from here.
         question: the messages' text as the model saw it, before the model wrote.
         answer: the final answer; ``None`` when the run gave none.
         model: name of the backend.
@@ -28,7 +37,8 @@ class Trajectory(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    began: AwareDatetime | None = None
     question: str
     answer: str | None
     model: str
@@ -37,9 +47,25 @@ class Trajectory(BaseModel):
     budget: int
     root: ThreadResult
 
-    def metrics(self, *, baseline_tokens: int | None = None) -> Metrics:
-        """Measure the run; ``baseline_tokens`` is what a sequential run of it generated."""
-        return measure(self.root, baseline_tokens=baseline_tokens)
+    def metrics(
+        self, *, baseline_tokens: int | None = None, prices: Prices | None = None
+    ) -> Metrics:
+        """Measure the run.
+
+        Args:
+            baseline_tokens: what a sequential run of the same question generated.
+            prices: of the model's tokens.
+        """
+        return measure(self.root, baseline_tokens=baseline_tokens, prices=prices)
+
+    def decisions(self) -> list[SplitDecision]:
+        """Why it split or did not: every decision, thread by thread."""
+        return decisions(self.root)
+
+    @property
+    def unit(self) -> Unit:
+        """What its timeline can be drawn in: tokens, where it has no times."""
+        return "seconds" if self.began is not None else "tokens"
 
     def threads(self) -> dict[str, ThreadResult]:
         """Every thread under its id, the root (``"0"``) included."""

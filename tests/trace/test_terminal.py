@@ -91,6 +91,21 @@ def test_a_thread_goes_on_after_its_threads_are_back():
     assert "now add up" in drawn(tree)[0]
 
 
+def test_a_thread_is_queued_until_the_gate_lets_it_through():
+    tree = fed([SPLIT[0], SPLIT[2], SPLIT[3]])
+    assert "· 0.1" in drawn(tree)[1]
+    tree.feed({"type": "admitted", "id": "0.1", "at": 0.5})
+    assert "● 0.1" in drawn(tree)[1]
+
+
+def test_a_thread_that_waits_for_a_tool_shows_the_call():
+    tree = fed([*SPLIT, {"type": "tool", "id": "0.1", "call": "a", "text": "look_up('x')"}])
+    assert "○ 0.1  12*7" in drawn(tree)[1]
+    assert "look_up('x')" in drawn(tree)[1]
+    tree.feed({"type": "returned", "id": "0.1", "call": "a", "text": "y", "status": "done"})
+    assert "look_up" not in drawn(tree)[1]
+
+
 def test_of_a_long_text_the_end_is_shown_while_it_is_written():
     events: list[Event] = [
         {"type": "token", "id": "0", "text": f"word{i} ", "tokens": 1} for i in range(500)
@@ -130,14 +145,17 @@ def test_a_running_tree_fits_the_screen_and_shows_running_threads_first():
         {"type": "spawned", "id": "0", "threads": ids},
     ]
     events += [{"type": "started", "id": name, "text": "part"} for name in ids]
+    events += [{"type": "admitted", "id": name} for name in ids[:258]]
     events += [
         {"type": "finished", "id": name, "status": "done", "text": "1", "tokens": 1}
         for name in ids[:250]
     ]
     lines = drawn(fed(events), height=20)
     assert len(lines) <= 18
-    assert "● 0.251" in lines[1]
-    assert "250 done" in lines[-1]
+    assert [f"● 0.{i}" for i in range(251, 259)] == [
+        line.split("  ")[0].partition(" ")[2] for line in lines if "●" in line
+    ]
+    assert lines[-1] == "… and 284 more: 242 done, 42 queued"
 
 
 def test_a_shown_thread_has_all_its_ancestors_shown():

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from apr_agents.backends.scripted import Reply
 from apr_agents.errors import InvalidTrace
 from apr_agents.graph.build import create_parallel_agent
-from apr_agents.trace.trajectory import Trajectory
+from apr_agents.trace.trajectory import MEASURED, Trajectory
+from apr_agents.types import Call, ThreadResult
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ async def test_a_damaged_trajectory_is_refused_where_it_is_damaged(
 ) -> None:
     path = tmp_path / "run.json"
     for where, damage in {
-        "version": {"version": 2},
+        "version": {"version": 3},
         "root.status": {"root": {**run.root.model_dump(), "status": "asleep"}},
         "root.steps.0": {"root": {**run.root.model_dump(), "steps": [{"kind": "dream"}]}},
         "mood": {"mood": "good"},
@@ -83,6 +86,46 @@ async def test_a_damaged_trajectory_is_refused_where_it_is_damaged(
         with pytest.raises(InvalidTrace, match=rf"trajectory of apr-agents: {where}") as caught:
             Trajectory.load(path)
         assert "\n" not in str(caught.value)
+
+
+VERSION_1 = Path(__file__).parent / "version_1.json"
+
+
+def test_a_record_of_version_1_is_read_without_its_times(tmp_path: Path) -> None:
+    old = Trajectory.load(VERSION_1)
+    assert (old.version, old.began, old.unit) == (1, None, "tokens")
+    assert [step.kind for step in old.root.steps] == [
+        "call", "tool", "block", "note", "summary", "backtrack", "call"
+    ]  # fmt: skip
+    assert old.metrics().total_tokens == 36
+    assert (old.metrics().gate_wait, old.metrics().prefix_hit_share) == (0.0, None)
+    old.save(tmp_path / "again.json")
+    assert Trajectory.load(tmp_path / "again.json") == old
+
+
+def test_a_run_of_today_has_times(run: Trajectory) -> None:
+    assert (run.version, run.unit) == (2, "seconds")
+    assert run.began is not None
+    assert run.began.utcoffset() == timedelta(0)
+    assert run.root.ended > 0
+
+
+def test_every_record_fits_the_schema(run: Trajectory) -> None:
+    valid = jsonschema_rs.validator_for(Trajectory.model_json_schema())
+    for record in (run.to_dict(), json.loads(VERSION_1.read_text())):
+        assert [error.message for error in valid.iter_errors(record)] == []
+    for where, damage in {"version": 3, "root": {}, "mood": "good"}.items():
+        assert not valid.is_valid({**run.to_dict(), where: damage})
+
+
+def test_what_depends_on_the_machine_is_named_in_one_place(run: Trajectory) -> None:
+    """All other fields are the same in every run of the same seed."""
+    numbers = {name for name, field in Call.model_fields.items() if field.annotation is float}
+    numbers |= {name for name, field in ThreadResult.model_fields.items() if
+                field.annotation is float}  # fmt: skip
+    assert numbers <= MEASURED
+    assert {"began", "at", "cached_tokens", "first_token"} <= MEASURED
+    assert not MEASURED & {"text", "tokens", "prompt_tokens", "status", "steps", "budget"}
 
 
 def test_a_missing_file_and_a_folder_are_refused_in_one_line(tmp_path: Path) -> None:
