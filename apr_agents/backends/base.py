@@ -20,12 +20,18 @@ class Request:
         stops: texts at which to stop; the stop itself is part of the output.
         key: names the call (thread id and number of the call); with a temperature it
             decides the random seed, so that the same run repeats.
+        run: names the run that the call belongs to, for a server that treats runs fairly.
+        temperature: 0 takes the likeliest token each time; ``None``: as the backend is set.
+        logprobs: tell the log-probability of the output, if the backend can.
     """
 
     prompt: str
     max_tokens: int
     stops: tuple[str, ...] = ()
     key: str = ""
+    run: str = ""
+    temperature: float | None = None
+    logprobs: bool = False
 
 
 class Delta(NamedTuple):
@@ -36,12 +42,19 @@ class Delta(NamedTuple):
         tokens: how many tokens that took.
         prompt_tokens: length of the prompt, with the first piece.
         ended: the model ended by itself (its end token): no stop, no limit.
+        cached_tokens: tokens of the prompt that the model had computed before, with the piece
+            that tells; ``None`` where it does not tell.
+        logprob: of these tokens together, if asked for and known.
+        ids: the tokens themselves, where the backend tells; else empty.
     """
 
     text: str
     tokens: int
     prompt_tokens: int = 0
     ended: bool = False
+    cached_tokens: int | None = None
+    logprob: float | None = None
+    ids: tuple[int, ...] = ()
 
 
 def approximate_tokens(text: str) -> int:
@@ -62,6 +75,8 @@ class Backend(ABC):
     """The largest thread budget the model was trained to read; ``None`` when any number will do."""
     context_length: int | None = None
     """Tokens that a prompt and its continuation may have together, where that is known."""
+    tells_logprobs: bool = False
+    """Whether it can tell the log-probability of its output."""
 
     def count(self, text: str) -> int:
         """Tokens in ``text``; a quarter of its characters where the tokenizer is not at hand."""
@@ -70,6 +85,10 @@ class Backend(ABC):
     def tail(self, text: str, tokens: int) -> str:
         """The end of ``text``, about ``tokens`` tokens long."""
         return approximate_tail(text, tokens)
+
+    async def free_lanes(self) -> int | None:
+        """Requests it could compute at once beside those it has; ``None`` where it cannot tell."""
+        return None
 
     @abstractmethod
     def render(self, messages: Sequence[AnyMessage]) -> str:

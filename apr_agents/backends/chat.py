@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -11,7 +12,13 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 
-from apr_agents.backends.base import approximate_tail, approximate_tokens
+from apr_agents.backends.base import Backend, approximate_tail, approximate_tokens
+
+
+CLOSING_TURNS = 6
+"""Turns that an event loop takes to close what is left of a stream. LangChain's generators do not
+close those that they iterate over: each, about three in all, is closed two turns after the other.
+"""
 
 
 class ChatBackend:
@@ -21,6 +28,7 @@ class ChatBackend:
         name: what trajectories call the model.
         calls_tools: whether it takes tools itself.
         bounds_output: whether it takes a bound on its output.
+        tells_logprobs: whether it can tell the log-probability of its output.
         context_length: tokens of its context, where its profile says.
         most_threads: any number of threads can be told to a chat model.
     """
@@ -35,6 +43,7 @@ class ChatBackend:
         profile = getattr(model, "profile", None) or {}
         self.context_length: int | None = profile.get("max_input_tokens")
         self.bounds_output = "max_tokens" in type(model).model_fields
+        self.tells_logprobs = "logprobs" in type(model).model_fields
         methods = ("_stream", "_astream")
         self._streams = any(
             getattr(type(model), method) is not getattr(BaseChatModel, method) for method in methods
@@ -47,21 +56,29 @@ class ChatBackend:
         tools: Sequence[BaseTool | dict[str, Any]],
         *,
         max_tokens: int,
+        logprobs: bool = False,
         config: RunnableConfig | None = None,
     ) -> AsyncGenerator[AIMessageChunk | AIMessage, None]:
         """The model's next message, in pieces. Closing the iterator cancels the request.
 
         A model that streams nothing gives its message whole.
         """
-        options = {"max_tokens": max_tokens} if self.bounds_output else {}
+        options: dict[str, Any] = {"max_tokens": max_tokens} if self.bounds_output else {}
+        if logprobs and self.tells_logprobs:
+            options["logprobs"] = True
         bound = self._with(tools)
         if not self._streams:
             yield await bound.ainvoke(list(messages), config, **options)
             return
         pieces = bound.astream(list(messages), config, **options)
-        async with aclosing(cast(AsyncGenerator[AIMessageChunk | AIMessage, None], pieces)):
-            async for piece in pieces:
-                yield piece
+        try:
+            async with aclosing(cast(AsyncGenerator[AIMessageChunk | AIMessage, None], pieces)):
+                async for piece in pieces:
+                    yield piece
+        except GeneratorExit:
+            for _ in range(CLOSING_TURNS):
+                await asyncio.sleep(0)
+            raise
 
     def _with(self, tools: Sequence[BaseTool | dict[str, Any]]) -> Any:
         if not tools:
@@ -76,6 +93,11 @@ class ChatBackend:
 
     async def aclose(self) -> None:
         """A chat model's client holds nothing of ours."""
+
+    async def free_lanes(self) -> int | None:
+        """What the backend behind the model tells, if there is one."""
+        backend = getattr(self.model, "backend", None)
+        return await backend.free_lanes() if isinstance(backend, Backend) else None
 
     def count(self, text: str) -> int:
         """Tokens in ``text``, about: the model's own tokenizer is out of reach."""

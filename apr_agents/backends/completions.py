@@ -13,11 +13,9 @@ import os
 import random
 import re
 import ssl
-import time
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -27,6 +25,14 @@ from langchain_core.messages import AnyMessage
 from pydantic import SecretStr
 
 from apr_agents.backends.base import Backend, Delta, Request, approximate_tail, approximate_tokens
+from apr_agents.backends.refusal import (
+    Overflow,
+    Passing,
+    is_error,
+    message_of,
+    pause_of,
+    status_of,
+)
 from apr_agents.errors import (
     AprError,
     BackendFailed,
@@ -40,8 +46,9 @@ from apr_agents.tokens import breaking, inert
 
 try:
     import httpx
-    from httpx_sse import EventSource
-    from prometheus_client.parser import text_string_to_metric_families
+
+    from apr_agents.backends.answer import Chunk, Output, data_of, linger
+    from apr_agents.backends.capacity import Capacity
 except ImportError as error:
     raise MissingExtra("http", error.name or "httpx") from error
 
@@ -56,17 +63,10 @@ KEY = "APR_API_KEY"
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts. A server that wants longer gets no further one."""
 
-LINGER = 2.0
-"""Seconds that a complete answer may take to tell its tokens and to end."""
-
-CAPACITY_AGE = 1.0
-"""Seconds for which a reading of the server's free lanes holds."""
-
-CAPACITY_TIMEOUT = 2.0
-"""Seconds that a reading may take."""
-
-OPTIONAL = ("continuous_usage_stats", "stream_options", "skip_special_tokens", "seed", "stop")
-"""What a request can do without where a server refuses it."""
+OPTIONAL = ("continuous_usage_stats", "stream_options", "skip_special_tokens", "seed", "logprobs")
+OPTIONAL_WORDS = ("stop", "user")
+"""What a request can do without where a server refuses it; of the second, each is also a word
+of its own, and only in quotes the parameter."""
 
 _CONTROL = re.compile(
     r"<[|｜][^<>|｜\s]{1,64}[|｜]>|</?s>|<(?:bos|eos|start_of_turn|end_of_turn)>|\[/?INST\]"
@@ -108,6 +108,8 @@ class CompletionsBackend(Backend):
         MissingExtra: a tokenizer needs transformers.
     """
 
+    tells_logprobs = True
+
     def __init__(
         self,
         url: str,
@@ -148,8 +150,7 @@ class CompletionsBackend(Backend):
         self._refused: set[str] = set()
         self._says_stops = True
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
-        self._lanes = lanes
-        self._capacity: tuple[float, int | None] = (-math.inf, None)
+        self._capacity = Capacity(self._page, lanes)
 
     @classmethod
     def of(cls, source: str, **options: Any) -> CompletionsBackend:
@@ -207,7 +208,7 @@ class CompletionsBackend(Backend):
             BackendFailed: the server cannot be reached, is too busy, or broke off.
         """
         piece_tokens = self.count if self._tokenizer is not None else lambda text: 1
-        output = _Output(request, piece_tokens, self.count)
+        output = Output(request, piece_tokens, self.count)
         while True:
             output.begin()
             body = await self._body(request, output)
@@ -219,7 +220,7 @@ class CompletionsBackend(Backend):
                     if delta is not None:
                         yield delta
                 if output.reason is not None or "stop" in body:
-                    await _linger(chunks, output)
+                    await linger(chunks, output)
             last = output.finish(stops_sent="stop" in body)
             if output.goes_on:
                 self._says_stops = False
@@ -227,14 +228,15 @@ class CompletionsBackend(Backend):
             if not output.goes_on:
                 return
 
-    async def _body(self, request: Request, output: _Output) -> dict[str, Any]:
+    async def _body(self, request: Request, output: Output) -> dict[str, Any]:
         if self.model is None:
             await self._choose_model()
+        temperature = self.temperature if request.temperature is None else request.temperature
         body: dict[str, Any] = {
             "model": self.model,
             "prompt": request.prompt + output.text,
             "max_tokens": request.max_tokens - output.tokens,
-            "temperature": self.temperature,
+            "temperature": temperature,
             "stream": True,
             # With every piece, as vLLM and SGLang can: then the counts of an answer that is
             # closed early are right as well.
@@ -242,15 +244,19 @@ class CompletionsBackend(Backend):
             # A protocol's tags may be special tokens, and would be left out.
             "skip_special_tokens": False,
         }
-        if self.temperature > 0:
+        if temperature > 0:
             body["seed"] = zlib.crc32(f"{self.seed}/{request.key}".encode()) >> 1
+        if request.run:
+            body["user"] = request.run  # our server lets the requests of one user share its turns
+        if request.logprobs:
+            body["logprobs"] = 1  # with 0, llama.cpp tells none
         if request.stops and self._says_stops:
             body["stop"] = list(request.stops)
         for name in self._refused:
             _leave_out(body, name)
         return body
 
-    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[_Chunk, None]:
+    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         """The answer in pieces, to its end. What the server refuses is left out of ``body``."""
         failures, begun, finished = 0, False, False
         while True:
@@ -270,9 +276,9 @@ class CompletionsBackend(Backend):
                             finished = finished or chunk.reason is not None
                             yield chunk
                     if not finished:
-                        raise _Passing(f"{self.url} ended an answer before its finish reason")
+                        raise Passing(f"{self.url} ended an answer before its finish reason")
                 return
-            except (httpx.RequestError, _Passing) as error:
+            except (httpx.RequestError, Passing) as error:
                 if finished:
                     return
                 passing = self._passing(error)
@@ -284,7 +290,7 @@ class CompletionsBackend(Backend):
             await self._pause(failures, passing)
             failures += 1
 
-    async def _read(self, response: httpx.Response) -> AsyncGenerator[_Chunk, None]:
+    async def _read(self, response: httpx.Response) -> AsyncGenerator[Chunk, None]:
         kind = response.headers.get("content-type", "").partition(";")[0].strip()
         if kind == "application/json":  # a server that does not stream
             yield self._chunk((await response.aread()).decode("utf-8", "replace"))
@@ -295,28 +301,21 @@ class CompletionsBackend(Backend):
                 f"{self.url} answers with {what} where events were expected. "
                 "Check the URL: it usually ends in /v1."
             )
-        async with aclosing(EventSource(response).aiter_sse()) as events:
-            async for event in events:
-                if event.data == "[DONE]":
-                    # Read to the very end, or the connection could not be used again.
-                    with suppress(TimeoutError, httpx.RequestError):
-                        async with asyncio.timeout(LINGER):
-                            await anext(events, None)
-                    return
-                if event.data:
-                    yield self._chunk(event.data)
+        async with aclosing(data_of(response)) as told:
+            async for data in told:
+                yield self._chunk(data)
 
-    def _chunk(self, data: str) -> _Chunk:
+    def _chunk(self, data: str) -> Chunk:
         try:
             event = json.loads(data)
-            chunk = None if _is_error(event) else _Chunk.of(event)
+            chunk = None if is_error(event) else Chunk.of(event)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise BackendFailed(
                 f"{self.url} sent an event that is none of a completion: {self._quote(data)}. "
                 "Check that an OpenAI-compatible server answers there."
             ) from error
         if chunk is None:
-            raise self._failure(_status(event), data, None)
+            raise self._failure(status_of(event), data, None)
         if chunk.reason not in (None, "stop", "length"):
             raise BackendFailed(
                 f"{self.url} gave the answer up: {chunk.reason!r}. Look into the server's log."
@@ -329,15 +328,14 @@ class CompletionsBackend(Backend):
         """Take out of ``body`` what the server refuses; whether there was anything."""
         if status not in (400, 413, 422):
             return False
-        if (over := _Overflow.of(text, body["max_tokens"])) is not None:
+        if (over := Overflow.of(text, body["max_tokens"])) is not None:
             self.context_length = self.context_length or over.limit
             if not 1 <= over.room < body["max_tokens"]:
                 return False
             body["max_tokens"] = over.room
             return True
-        for name in OPTIONAL:
-            # "stop" is a word of its own: only in quotes is it the parameter.
-            named = r"[\"'`]stop[\"'`]" if name == "stop" else rf"\b{name}\b"
+        for name in (*OPTIONAL, *OPTIONAL_WORDS):
+            named = rf"[\"'`]{name}[\"'`]" if name in OPTIONAL_WORDS else rf"\b{name}\b"
             if re.search(named, text) and _leave_out(body, name):
                 self._refused.add(name)
                 return True
@@ -351,20 +349,20 @@ class CompletionsBackend(Backend):
         if response.has_redirect_location:
             target = response.headers["location"].partition("?")[0]
             return BackendFailed(f"{self.url} has moved: use {target} in its place.")
-        return self._failure(status, text, _retry_after(response.headers))
+        return self._failure(status, text, pause_of(response.headers))
 
     def _failure(self, status: int, text: str, retry_after: float | None) -> Exception:
         said = self._quote(text)
         too_long = status in (400, 413, 422, 500)
-        if too_long and (over := _Overflow.of(text, 0)) is not None:
+        if too_long and (over := Overflow.of(text, 0)) is not None:
             self.context_length = self.context_length or over.limit
             return PromptTooLong(over.tokens, over.limit or self.context_length)
         if status == 429:
-            return _Passing(
+            return Passing(
                 f"{self.url} has too much to do (429: {said}); lower max_concurrency", retry_after
             )
         if status >= 500:
-            return _Passing(
+            return Passing(
                 f"{self.url} failed ({status}: {said}); look into the server's log", retry_after
             )
         if status in (401, 403):
@@ -379,14 +377,14 @@ class CompletionsBackend(Backend):
 
     async def _not_found(self, text: str) -> UnknownModel:
         if text.lstrip().startswith("{") and re.search(r"\bmodel\b", self._quote(text)):
-            with suppress(AprError, _Passing, httpx.RequestError):
+            with suppress(AprError, Passing, httpx.RequestError):
                 served = ", ".join(repr(model["id"]) for model in await self._models())
                 return UnknownModel(self.name, f"the server at {self.url} has only {served}")
             return UnknownModel(self.name, f"the server at {self.url} has no such model")
         why = f"there is no {self.url}/completions. A URL usually ends in /v1"
         return UnknownModel(self.name, why)
 
-    def _passing(self, error: httpx.RequestError | _Passing) -> _Passing:
+    def _passing(self, error: httpx.RequestError | Passing) -> Passing:
         """What is known of a failure that the next attempt may not meet.
 
         Raises:
@@ -394,7 +392,7 @@ class CompletionsBackend(Backend):
         """
         said = self._quote(str(error) or type(error).__name__)
         match error:
-            case _Passing():
+            case Passing():
                 return error
             case httpx.ConnectError() | httpx.ConnectTimeout():
                 why = f"cannot connect to {self.url} ({said}): start the server or correct the URL"
@@ -407,11 +405,11 @@ class CompletionsBackend(Backend):
                 why = f"{self.url} broke the connection off ({said})"
             case _:
                 raise BackendFailed(f"cannot use {self.url}: {said}.") from error
-        passing = _Passing(why)
+        passing = Passing(why)
         passing.__cause__ = error
         return passing
 
-    async def _pause(self, failures: int, passing: _Passing) -> None:
+    async def _pause(self, failures: int, passing: Passing) -> None:
         """Wait before the next attempt.
 
         Raises:
@@ -437,7 +435,7 @@ class CompletionsBackend(Backend):
         if text.lstrip().startswith("<"):
             return "(a web page)"
         with suppress(ValueError):
-            text = _message(json.loads(text))
+            text = message_of(json.loads(text))
         if secret := self._secret():
             text = text.replace(secret, "…")
         text = " ".join(text.split()).rstrip(".")
@@ -452,7 +450,7 @@ class CompletionsBackend(Backend):
             try:
                 first = (await self._models())[0]
                 break
-            except (httpx.RequestError, _Passing) as error:
+            except (httpx.RequestError, Passing) as error:
                 await self._pause(failures, self._passing(error))
                 failures += 1
         self.model = first["id"]
@@ -518,51 +516,10 @@ class CompletionsBackend(Backend):
         key = self._key or _key(os.environ.get(KEY, ""))
         return key.get_secret_value()
 
-    # --- its capacity ------------------------------------------------------------------
-
     async def free_lanes(self) -> int | None:
-        """Requests that the server could run at once beside those it has now.
-
-        ``None`` where it does not tell; read at most once a second. Never raises.
-        """
+        """As for every backend; read from the server's metrics once a second. Never raises."""
         async with (await self._line()).asking:
-            now = time.monotonic()
-            if now - self._capacity[0] > CAPACITY_AGE:
-                lanes = None
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(CAPACITY_TIMEOUT):
-                        lanes = await self._read_capacity()
-                self._capacity = (time.monotonic(), lanes)
-            return self._capacity[1]
-
-    async def _read_capacity(self) -> int | None:
-        page = await self._page("/metrics")
-        gauges = _gauges(page.text) if page is not None else {}
-        if "apr:free_lanes" in gauges:
-            return max(0, gauges["apr:free_lanes"])
-        for kind, (running, waiting) in BUSY.items():
-            if running in gauges:
-                if gauges.get(waiting):
-                    return 0
-                lanes = await self._all_lanes(kind)
-                return None if lanes is None else max(0, lanes - gauges[running])
-        slots = await self._json("/slots")
-        if isinstance(slots, list) and slots and all(isinstance(slot, dict) for slot in slots):
-            return sum(slot.get("is_processing") is False for slot in slots)
-        return None
-
-    async def _all_lanes(self, kind: str) -> int | None:
-        """Requests that the server runs at once at most; asked for until it tells."""
-        if self._lanes is None and kind == "sglang":
-            told = await self._json("/server_info") or await self._json("/get_server_info")
-            with suppress(KeyError, TypeError, ValueError):
-                name = "effective_max_running_requests_per_dp"
-                self._lanes = sum(int(state[name]) for state in told["internal_states"]) or None
-        if self._lanes is None and kind == "llamacpp":
-            told = await self._json("/props")
-            with suppress(KeyError, TypeError, ValueError):
-                self._lanes = int(told["total_slots"])
-        return self._lanes
+            return await self._capacity.free_lanes()
 
     async def _page(self, path: str) -> httpx.Response | None:
         client = (await self._line()).client
@@ -571,172 +528,6 @@ class CompletionsBackend(Backend):
         except httpx.RequestError:
             return None
         return response if response.status_code == 200 else None
-
-    async def _json(self, path: str) -> Any:
-        page = await self._page(path)
-        with suppress(ValueError):
-            return page.json() if page is not None else None
-        return None
-
-
-# --- an answer as it arrives -----------------------------------------------------------
-
-
-class _Chunk(NamedTuple):
-    """One event of a stream.
-
-    Attributes:
-        text: the next piece, possibly empty.
-        reason: the finish reason, with the last piece.
-        stop: the stop that ended it, where the server says.
-        says_stop: whether the server says such things.
-        tokens: of the output so far, where the server says.
-        prompt_tokens: of the prompt, where the server says.
-    """
-
-    text: str
-    reason: str | None = None
-    stop: str | None = None
-    says_stop: bool = False
-    tokens: int | None = None
-    prompt_tokens: int | None = None
-
-    @classmethod
-    def of(cls, event: Any) -> _Chunk:
-        """Read an event; any of several errors when it is not one of a completion."""
-        usage = event.get("usage") or {}
-        counts = [usage.get(name) for name in ("completion_tokens", "prompt_tokens")]
-        tokens, prompt_tokens = (count if type(count) is int else None for count in counts)
-        choices = event["choices"]
-        if not choices:
-            return cls("", tokens=tokens, prompt_tokens=prompt_tokens)
-        choice = choices[0]
-        text, reason = choice["text"] or "", choice.get("finish_reason")
-        if not isinstance(text, str) or not isinstance(reason, str | None):
-            raise TypeError("not a text")
-        # vLLM and SGLang: the stop as a string; an end token by its number, or nothing.
-        said = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]
-        stop = next((one for one in said if isinstance(one, str)), None)
-        return cls(text, reason, stop, bool(said), tokens, prompt_tokens)
-
-
-class _Output:
-    """What one request has generated so far, over one or two answers.
-
-    Attributes:
-        tokens: tokens of it.
-        reason: the finish reason of the latest answer.
-        goes_on: the latest answer ended without telling whether at a stop.
-    """
-
-    def __init__(
-        self, request: Request, piece_tokens: Callable[[str], int], count: Callable[[str], int]
-    ) -> None:
-        self._request, self._piece_tokens, self._count = request, piece_tokens, count
-        self._texts: list[str] = []
-        self._tail = ""
-        self._prompt_told = False
-        self._stopped = False
-        self.tokens = 0
-        self.begin()
-
-    @property
-    def text(self) -> str:
-        return "".join(self._texts)
-
-    def begin(self) -> None:
-        """Expect an answer."""
-        self.reason: str | None = None
-        self.goes_on = False
-        self._stop: str | None = None
-        self._says_stop = self._told = False
-        self._here = 0
-        self._held = Delta("", 0)
-
-    @property
-    def is_over(self) -> bool:
-        return self._stopped or self.reason is not None
-
-    def take(self, chunk: _Chunk) -> Delta | None:
-        """The piece to hand on; at the end it is held back for what is still to come."""
-        text = self._until_stop(chunk.text)
-        self._texts.append(text)
-        delta = Delta(text, self._counted(chunk), self._prompt(chunk))
-        self._end(chunk)
-        if self.is_over:
-            self._held = delta
-        return delta if delta != Delta("", 0) else None
-
-    def add(self, chunk: _Chunk) -> bool:
-        """Take what follows the end; false when that is text: it was not the end."""
-        if chunk.text:
-            return False
-        self._held = self._held._replace(
-            tokens=self._held.tokens + self._counted(chunk),
-            prompt_tokens=self._held.prompt_tokens + self._prompt(chunk),
-        )
-        self._end(chunk)
-        return True
-
-    def finish(self, *, stops_sent: bool) -> Delta:
-        """The last piece."""
-        text, tokens, prompt_tokens, _ = self._held
-        ended = False
-        if not self._stopped and self.reason == "stop":
-            if self._stop in self._request.stops:
-                text += self._stop or ""
-                if not self._told:
-                    tokens += self._spend(self._count(self._stop or ""))
-            elif stops_sent and not self._says_stop:
-                self.goes_on = self.tokens < self._request.max_tokens
-            else:
-                ended = True
-        if not self._prompt_told and not self.goes_on:
-            self._prompt_told, prompt_tokens = True, self._count(self._request.prompt)
-        return Delta(text, tokens, prompt_tokens, ended)
-
-    def _until_stop(self, text: str) -> str:
-        """``text`` up to the end of the first stop that is complete in it."""
-        stops = self._request.stops
-        near = self._tail + text
-        ends = [at + len(stop) for stop in stops if stop and (at := near.find(stop)) >= 0]
-        if ends:
-            self._stopped = True
-            return near[len(self._tail) : min(ends)]
-        longest = max(map(len, stops), default=0)
-        self._tail = near[len(near) - longest + 1 :] if longest > 1 else ""
-        return text
-
-    def _end(self, chunk: _Chunk) -> None:
-        self.reason = self.reason or chunk.reason
-        self._stop = self._stop or chunk.stop
-        self._says_stop = self._says_stop or chunk.says_stop
-
-    def _counted(self, chunk: _Chunk) -> int:
-        if chunk.tokens is not None:
-            self._told = True
-            return self._spend(max(0, chunk.tokens - self._here))
-        return self._spend(self._piece_tokens(chunk.text) if chunk.text else 0)
-
-    def _spend(self, tokens: int) -> int:
-        self._here += tokens
-        self.tokens += tokens
-        return tokens
-
-    def _prompt(self, chunk: _Chunk) -> int:
-        if self._prompt_told or not chunk.prompt_tokens:
-            return 0
-        self._prompt_told = True
-        return chunk.prompt_tokens
-
-
-async def _linger(chunks: AsyncGenerator[_Chunk, None], output: _Output) -> None:
-    """Wait for what follows the end of the text. None of it is needed."""
-    with suppress(TimeoutError, AprError):
-        async with asyncio.timeout(LINGER):
-            async for chunk in chunks:
-                if not output.add(chunk):
-                    return
 
 
 class _Line(NamedTuple):
@@ -750,126 +541,12 @@ class _Line(NamedTuple):
         await self.keeper.aclose()
 
 
-# --- refusals --------------------------------------------------------------------------
-
-
-class _Passing(Exception):
-    """A failure that the next attempt may not meet."""
-
-    def __init__(self, why: str, retry_after: float | None = None) -> None:
-        super().__init__(why)
-        self.why, self.retry_after = why, retry_after
-
-
-_OVERFLOW = re.compile(
-    r"context.?(?:length|size|window)|model length|input length|prompt is too long", re.IGNORECASE
-)
-_LIMIT = re.compile(
-    r"(?:context length|context size|model length|input length of)(?: is| of)?(?: only)? \(?(\d+)"
-    r'|"n_ctx": ?(\d+)',
-    re.IGNORECASE,
-)
-_TOKENS = re.compile(
-    r"(\d+) (?:input tokens|in (?:the|your) (?:messages|prompt)|tokens from the input)"
-    r"|(?:input|request|prompt)(?: length)?(?: contains| has)? \(?(\d+)"
-    r'|"n_prompt_tokens": ?(\d+)',
-    re.IGNORECASE,
-)
-_TOGETHER = re.compile(r"requested (?:about )?(?:a total of )?(\d+) tokens", re.IGNORECASE)
-
-
-class _Overflow(NamedTuple):
-    """A prompt and its answer that do not fit the model's context, as far as the server says."""
-
-    tokens: int | None
-    limit: int | None
-    room: int
-
-    @classmethod
-    def of(cls, text: str, max_tokens: int) -> _Overflow | None:
-        """What a refusal says about it; ``None`` for any other refusal."""
-        if not _OVERFLOW.search(text):
-            return None
-        text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-        limit, tokens = _number(_LIMIT, text), _number(_TOKENS, text)
-        if tokens is None and (together := _number(_TOGETHER, text)) is not None:
-            tokens = max(1, together - max_tokens)
-        room = limit - tokens if limit is not None and tokens is not None else 0
-        if "at least" in text:  # the server stopped counting there
-            room = min(room, max_tokens // 2)
-        return cls(tokens, limit, room)
-
-
-def _number(pattern: re.Pattern[str], text: str) -> int | None:
-    found = pattern.search(text)
-    return int(next(group for group in found.groups() if group)) if found else None
-
-
-def _is_error(event: Any) -> bool:
-    return isinstance(event, dict) and (bool(event.get("error")) or event.get("object") == "error")
-
-
-def _status(event: dict[str, Any]) -> int:
-    error = event.get("error")
-    code = (error if isinstance(error, dict) else event).get("code")
-    return code if type(code) is int and 400 <= code < 600 else 500
-
-
-def _message(data: Any) -> str:
-    """The message in an error of one of the forms that servers use."""
-    while isinstance(data, dict):
-        data = next(
-            (data[key] for key in ("error", "message", "detail") if data.get(key)), str(data)
-        )
-    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    said = headers.get("retry-after", "").strip()
-    with suppress(ValueError):
-        seconds = float(said)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    return None
-
-
 def _leave_out(body: dict[str, Any], name: str) -> bool:
     """Take a parameter out of a request; whether it was there."""
     if name == "continuous_usage_stats":
         options = body.get("stream_options", {})
         return options.pop(name, None) is not None
     return body.pop(name, None) is not None
-
-
-# --- capacity --------------------------------------------------------------------------
-
-BUSY = {
-    "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting"),
-    "sglang": ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
-    "llamacpp": ("llamacpp:requests_processing", "llamacpp:requests_deferred"),
-}
-"""By server, its gauges of requests that run and of requests that wait."""
-
-_GAUGES = ("apr:free_lanes", *(name for names in BUSY.values() for name in names))
-
-
-def _gauges(page: str) -> dict[str, int]:
-    """The gauges above in a page of Prometheus metrics, each summed over the server's engines."""
-    # A page has thousands of lines.
-    known = [line for line in page.split("\n") if line.startswith(_GAUGES)]
-    sums: dict[str, float] = {}
-    try:
-        for family in text_string_to_metric_families("\n".join([*known, ""])):
-            for name, labels, value, *_ in family.samples:
-                # The ranks of one engine all tell the same.
-                if all(labels.get(rank, "0") == "0" for rank in ("tp_rank", "pp_rank")):
-                    sums[name] = sums.get(name, 0.0) + value
-    except (ValueError, LookupError):
-        return {}
-    return {
-        name: int(value) for name, value in sums.items() if name in _GAUGES and math.isfinite(value)
-    }
 
 
 # --- names, keys, tokenizers -----------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from asyncio_throttle import Throttler
 
 from apr_agents.errors import InvalidOption
 
-STARTED_TOGETHER = 16
+STARTED_TOGETHER = 32
 """Threads or calls that start in one turn of an event loop, so that hundreds do not block it."""
 
 PORTS = {"http": 80, "https": 443}
@@ -176,7 +175,7 @@ class _Bucket:
 
     def __init__(self, rate: float) -> None:
         self.rate = self._level = rate
-        self._filled = time.monotonic()
+        self._filled = asyncio.get_running_loop().time()
         self._turn = asyncio.Lock()  # in order of arrival: a large call is not passed for ever
         self._given_back = asyncio.Event()
 
@@ -199,7 +198,7 @@ class _Bucket:
         self._given_back.set()
 
     def _fill(self) -> float:
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         self._level = min(self._level + (now - self._filled) * self.rate, self.rate)
         self._filled = now
         return self._level

@@ -28,11 +28,13 @@ class Reply:
         text: what it writes.
         fails: raised once the text is written.
         hangs: never ends once the text is written.
+        logprob: log-probability of all of it, for who asks.
     """
 
     text: str
-    fails: Exception | None = None
+    fails: BaseException | None = None
     hangs: bool = False
+    logprob: float | None = None
 
 
 def tokens(text: str) -> list[str]:
@@ -81,6 +83,7 @@ class ScriptedBackend(Backend):
     """
 
     name = "scripted"
+    tells_logprobs = True
 
     def __init__(
         self,
@@ -129,7 +132,8 @@ class ScriptedBackend(Backend):
         for start in range(0, len(cut), self.chunk):
             piece = cut[start : start + self.chunk]
             await self._take(len(piece))
-            yield Delta("".join(piece), len(piece), prompt_tokens)
+            logprob = reply.logprob if request.logprobs and not start else None
+            yield Delta("".join(piece), len(piece), prompt_tokens, logprob=logprob)
             prompt_tokens = 0
             if any("".join(cut[: start + len(piece)]).endswith(stop) for stop in request.stops):
                 return

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,28 @@ class EngineName(StrEnum):
     hf_batched = "hf_batched"
     hf_sequential = "hf_sequential"
     xllamacpp = "xllamacpp"
+    vllm = "vllm"
+
+
+class Transport(StrEnum):
+    """How it is asked."""
+
+    in_process = "in_process"
+    http = "http"
+
+
+TRANSPORTS = {
+    EngineName.apr: (Transport.in_process, Transport.http),
+    EngineName.xllamacpp: (Transport.http,),
+    EngineName.vllm: (Transport.http,),
+}
+"""How engines can be asked; all others in process only."""
+
+PEERS = {EngineName.xllamacpp: "xllamacpp"}
+"""What has to be installed for an engine, beside this package and its extras."""
+
+INSTALLED = [name for name in EngineName if name != EngineName.vllm or find_spec("vllm")]
+"""What is measured if nothing is said. vLLM brings a torch of its own, so no extra brings it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +67,19 @@ class EngineCase:
     """
 
     engine: EngineName
+    transport: Transport
     n: int
     dtype: str
     directory: str
     threads: int
 
+    @property
+    def peers(self) -> dict[EngineName, str]:
+        """Its part of `PEERS`."""
+        return {self.engine: PEERS[self.engine]} if self.engine in PEERS else {}
+
     def __str__(self) -> str:
-        return f"{self.engine}, n={self.n}, {self.dtype}"
+        return f"{self.engine}, {self.transport}, n={self.n}, {self.dtype}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +87,7 @@ class EngineRow:
     """What it took.
 
     Attributes:
+        dtype: of the weights; a GGUF file has its own.
         total_seconds: from the first request to the last token of the join.
         generated_tokens: by all children and the join.
         prefilled_tokens: prompt tokens computed; ``None`` where the engine does not say.
@@ -65,13 +95,32 @@ class EngineRow:
     """
 
     engine: EngineName
-    transport: str
+    transport: Transport
     n: int
     dtype: str
     total_seconds: float
     generated_tokens: int
     prefilled_tokens: int | None
     unique_tokens: int
+
+
+def cases(
+    engines: Sequence[EngineName], ns: Sequence[int], *, dtype: str, directory: str, threads: int
+) -> list[EngineCase]:
+    """Every engine, however it can be asked."""
+    return [
+        EngineCase(
+            engine=engine,
+            transport=transport,
+            n=n,
+            dtype=dtype,
+            directory=directory,
+            threads=threads,
+        )
+        for n in ns
+        for engine in engines
+        for transport in TRANSPORTS.get(engine, (Transport.in_process,))
+    ]
 
 
 def measure_apart(case: EngineCase) -> EngineRow:
@@ -89,18 +138,8 @@ def measure(case: EngineCase) -> EngineRow:
     """Measure in this process, after a short run that pays for first uses."""
     import torch
 
-    from apr_agents.bench import engines
-
-    directory, dtype = Path(case.directory), getattr(torch, case.dtype)
     torch.set_num_threads(case.threads)
-    makers: dict[EngineName, Callable[[], Generator]] = {
-        EngineName.apr: lambda: engines.Apr(directory, dtype),
-        EngineName.transformers_cb: lambda: engines.TransformersCB(directory, dtype),
-        EngineName.hf_batched: lambda: engines.HF(directory, dtype, batched=True),
-        EngineName.hf_sequential: lambda: engines.HF(directory, dtype, batched=False),
-        EngineName.xllamacpp: lambda: engines.LlamaCpp(directory, case.n),
-    }
-    engine = makers[EngineName(case.engine)]()
+    engine = (_served if case.transport == Transport.http else _in_process)(case)
     try:
         _fork_join(engine, case.n, random.Random(1), parent=64, generated=4)
         before = engine.prefilled
@@ -112,14 +151,41 @@ def measure(case: EngineCase) -> EngineRow:
         engine.close()
     return EngineRow(
         engine=case.engine,
-        transport="http" if case.engine == EngineName.xllamacpp else "in_process",
+        transport=case.transport,
         n=case.n,
-        dtype=case.dtype,
+        dtype="q4_1" if case.engine == EngineName.xllamacpp else case.dtype,
         total_seconds=seconds,
         generated_tokens=generated,
         prefilled_tokens=None if before is None or after is None else after - before,
         unique_tokens=PARENT + case.n * SUFFIX + case.n * RETURNED,
     )
+
+
+def _in_process(case: EngineCase) -> Generator:
+    import torch
+
+    from apr_agents.bench import engines
+
+    directory, dtype = Path(case.directory), getattr(torch, case.dtype)
+    makers: dict[EngineName, Callable[[], Generator]] = {
+        EngineName.apr: lambda: engines.Apr(directory, dtype),
+        EngineName.transformers_cb: lambda: engines.TransformersCB(directory, dtype),
+        EngineName.hf_batched: lambda: engines.HF(directory, dtype, batched=True),
+        EngineName.hf_sequential: lambda: engines.HF(directory, dtype, batched=False),
+    }
+    return makers[EngineName(case.engine)]()
+
+
+def _served(case: EngineCase) -> Generator:
+    from apr_agents.bench import servers
+
+    directory = Path(case.directory)
+    makers: dict[EngineName, Callable[[], Generator]] = {
+        EngineName.apr: lambda: servers.AprServer(directory, case.dtype),
+        EngineName.xllamacpp: lambda: servers.LlamaCpp(directory, case.n),
+        EngineName.vllm: lambda: servers.VllmServer(directory, case.dtype),
+    }
+    return makers[EngineName(case.engine)]()
 
 
 def _fork_join(
@@ -132,9 +198,9 @@ def _fork_join(
 
     prefix = tokens(parent)
     outputs = engine.generate([prefix + tokens(SUFFIX) for _ in range(n)], generated)
-    joined = [token for output in outputs for token in output[-RETURNED:]]
+    joined = [token for output in outputs for token in output.ids[-RETURNED:]]
     outputs += engine.generate([prefix + joined], generated)
-    return sum(map(len, outputs))
+    return sum(output.tokens for output in outputs)
 
 
 def _report(data: dict[str, Any], _: Path) -> dict[str, Any]:

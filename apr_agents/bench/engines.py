@@ -1,4 +1,4 @@
-"""The engines that `engine` compares: each takes prompts and generates behind all of them.
+"""The engines that `engine` compares in one process: prompts in, what comes behind them out.
 
 Every engine generates exactly as many tokens as asked, the likeliest each time, and ignores
 the model's end.
@@ -10,14 +10,30 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from apr_agents.errors import BackendFailed, MissingExtra
+from apr_agents.errors import BackendFailed
 
 Ids = list[int]
+
+
+class Output(NamedTuple):
+    """What was generated behind one prompt.
+
+    Attributes:
+        tokens: how many tokens.
+        ids: these; of a server that answers with text, what the text gives.
+    """
+
+    tokens: int
+    ids: Ids
+
+    @classmethod
+    def of(cls, ids: Ids) -> Output:
+        return cls(len(ids), ids)
 
 
 class Generator(ABC):
@@ -30,7 +46,7 @@ class Generator(ABC):
     prefilled: int | None = None
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Ids]:
+    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Output]:
         """All prompts at once; what was generated behind each."""
 
     def close(self) -> None:  # noqa: B027  most hold nothing
@@ -57,7 +73,7 @@ class Apr(Generator):
     def prefilled(self) -> int:  # type: ignore[override]
         return self.engine.statistics.prefilled
 
-    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Ids]:
+    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Output]:
         from apr_agents.engine.request import Generate, Token
 
         outputs: list[Ids] = [[] for _ in prompts]
@@ -81,7 +97,7 @@ class Apr(Generator):
             left.acquire()
         if errors:
             raise BackendFailed(errors[0])
-        return outputs
+        return [*map(Output.of, outputs)]
 
     def close(self) -> None:
         self.engine.stop()
@@ -106,7 +122,7 @@ class TransformersCB(Generator):
         )
         self._manager.start()
 
-    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Ids]:
+    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Output]:
         names = [
             self._manager.add_request(prompt, max_new_tokens=tokens, eos_token_id=-1)
             for prompt in prompts
@@ -118,7 +134,7 @@ class TransformersCB(Generator):
                 raise BackendFailed("continuous batching gave no result")
             if output.is_finished():
                 found[output.request_id] = list(output.generated_tokens)
-        return [found[name] for name in names]
+        return [Output.of(found[name]) for name in names]
 
     def close(self) -> None:
         self._manager.stop(block=True)
@@ -131,9 +147,9 @@ class HF(Generator):
         self._model, self._batched = load(directory, dtype), batched
         self.prefilled = 0
 
-    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Ids]:
+    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Output]:
         groups = [prompts] if self._batched else [[prompt] for prompt in prompts]
-        return [output for group in groups for output in self._generate(group, tokens)]
+        return [Output.of(ids) for group in groups for ids in self._generate(group, tokens)]
 
     def _generate(self, prompts: Sequence[Ids], tokens: int) -> list[Ids]:
         longest = max(map(len, prompts))
@@ -152,42 +168,3 @@ class HF(Generator):
                 pad_token_id=0,
             )
         return [row.tolist() for row in output[:, longest:]]
-
-
-class LlamaCpp(Generator):
-    """llama.cpp's server (xllamacpp) on the GGUF file, one slot for each prompt."""
-
-    def __init__(self, directory: Path, slots: int) -> None:
-        try:
-            import xllamacpp
-        except ImportError as error:
-            raise MissingExtra("bench", "xllamacpp") from error
-        file = next(directory.glob("gguf/*.gguf"), None)
-        if file is None:
-            raise BackendFailed(f"there is no GGUF file in {directory / 'gguf'}")
-        params = xllamacpp.CommonParams()
-        params.model.path = str(file)
-        params.n_parallel = slots
-        params.n_ctx = 2048 * slots
-        params.kv_unified = True
-        params.cpuparams.n_threads = torch.get_num_threads()
-        params.cpuparams_batch.n_threads = torch.get_num_threads()
-        self._server = xllamacpp.Server(params)
-
-    def generate(self, prompts: Sequence[Ids], tokens: int) -> list[Ids]:
-        from concurrent.futures import ThreadPoolExecutor
-
-        def one(prompt: Ids) -> Ids:
-            asked = {
-                "prompt": prompt,
-                "n_predict": tokens,
-                "temperature": 0,
-                "ignore_eos": True,
-                "cache_prompt": True,
-                "return_tokens": True,
-            }
-            answer = self._server.handle_completions(asked)
-            return list(answer.get("tokens", []))
-
-        with ThreadPoolExecutor(len(prompts)) as pool:
-            return list(pool.map(one, prompts))

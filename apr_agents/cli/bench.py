@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from apr_agents.bench import smollm2
 from apr_agents.bench.apart import MeasurementFailed
 from apr_agents.bench.cases import BASELINE, NESTED, Case, Checkpointer, System, cases
-from apr_agents.bench.engine import EngineCase, EngineName, EngineRow
+from apr_agents.bench.engine import INSTALLED, EngineCase, EngineName, EngineRow, Transport
+from apr_agents.bench.engine import cases as engine_cases
 from apr_agents.bench.engine import measure_apart as measure_engine
 from apr_agents.bench.overhead import Row, measure_apart
+from apr_agents.cli.agent import quiet
+from apr_agents.cli.files import check_writable, write
 from apr_agents.errors import InvalidOption, MissingExtra, UnusableFile
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ CHECKPOINTERS = list(Checkpointer)
 FORKS = [1, 4, 8, 16, 32]
 
 T = TypeVar("T")
+AnyCase = TypeVar("AnyCase", Case, EngineCase)
 AnyRow = TypeVar("AnyRow", Row, EngineRow)
 
 bench = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -93,7 +98,7 @@ def overhead(
     from rich.console import Console
 
     if save_to is not None:
-        _check_writable(save_to)
+        check_writable(save_to)
     shapes = [(each,) for each in _distinct(n)] + ([NESTED] if nested else [])
     planned = cases(
         systems=_distinct(system),
@@ -104,7 +109,7 @@ def overhead(
     )
     rows: list[Row] = []
     with _kept(rows, save_to, overhead_table):
-        for row in _measured(planned, Console(stderr=True)):
+        for row in _measured(planned, measure_apart, Console(stderr=True)):
             rows.append(row)
     if not rows:
         raise NothingMeasured
@@ -113,20 +118,36 @@ def overhead(
 @bench.command()
 def engine(
     model: Annotated[
-        Path, typer.Option("--model", help="Directory of the model; `make smollm2` makes one.")
-    ] = Path("models/smollm2"),
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            help="Directory of the model.",
+            show_default="SmolLM2-135M, fetched once",
+        ),
+    ] = None,
     n: Annotated[
         list[int], typer.Option("--n", min=1, metavar="N", help="Children of the fork; repeatable.")
     ] = FORKS,
     engines: Annotated[
-        str, typer.Option(metavar="A,B", help=f"What to measure, of {', '.join(EngineName)}.")
-    ] = ",".join(EngineName),
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+        str,
+        typer.Option(
+            metavar="A,B",
+            help=f"What to measure, of {', '.join(EngineName)}.",
+            show_default="all that are installed",
+        ),
+    ] = ",".join(INSTALLED),
+    dtype: Annotated[
+        Literal["bfloat16", "float32"], typer.Option(help="Precision of the weights.")
+    ] = "bfloat16",
     threads: Annotated[
         int, typer.Option(min=1, help="Threads that an engine may use on a CPU.")
     ] = 1,
     save_to: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Save the rows as a JSON list.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the seconds as a picture.")
     ] = None,
 ) -> None:
     """Compare what a fork and a join take on this package's engine and on others.
@@ -135,33 +156,33 @@ def engine(
     Each measurement is a process of its own. Run it on an idle machine.
     """
     from rich.console import Console
-    from rich.text import Text
 
-    if save_to is not None:
-        _check_writable(save_to)
-    if not (model / "config.json").exists():
-        raise UnusableFile(str(model), "it is no directory of a model (`make smollm2` makes one)")
-    if dtype not in ("bfloat16", "float32"):
-        raise InvalidOption("--dtype", dtype, "bfloat16 or float32")
+    for file in (save_to, plot):
+        if file is not None:
+            check_writable(file)
     try:
         chosen = [EngineName(name) for name in _distinct(engines.split(","))]
     except ValueError as error:
         raise InvalidOption("--engines", engines, f"some of {', '.join(EngineName)}") from error
+    draw = _drawing() if plot is not None else None
     console = Console(stderr=True)
+    directory = model or smollm2.directory()
+    if model is None:
+        with console.status("Fetching SmolLM2-135M …"), quiet():
+            smollm2.fetch(directory)
+    elif not (model / "config.json").exists():
+        raise UnusableFile(str(model), "it is no directory of a model")
+    planned = engine_cases(
+        chosen, _distinct(n), dtype=dtype, directory=str(directory), threads=threads
+    )
     rows: list[EngineRow] = []
-    with _kept(rows, save_to, engine_table), console.status("") as status:
-        for case in [
-            EngineCase(engine=name, n=each, dtype=dtype, directory=str(model), threads=threads)
-            for each in _distinct(n)
-            for name in chosen
-        ]:
-            status.update(str(case))
-            try:
-                rows.append(measure_engine(case))
-            except (MissingExtra, MeasurementFailed) as error:
-                console.print(Text(f"Warning: {case} is left out. {error}"), soft_wrap=True)
+    with _kept(rows, save_to, engine_table):
+        for row in _measured(planned, measure_engine, console):
+            rows.append(row)
     if not rows:
         raise NothingMeasured
+    if draw is not None and plot is not None:
+        draw(rows, plot)
 
 
 class NothingMeasured(typer.TyperException):
@@ -175,7 +196,18 @@ def _distinct(items: Sequence[T]) -> list[T]:
     return list(dict.fromkeys(items))
 
 
-def _measured(planned: Sequence[Case], console: Console) -> Iterator[Row]:
+def _drawing() -> Callable[[Sequence[EngineRow], Path], None]:
+    """What draws; asked for before anything is measured."""
+    try:
+        from apr_agents.bench.plot import draw
+    except ImportError as error:
+        raise MissingExtra("bench", "matplotlib") from error
+    return draw
+
+
+def _measured(
+    planned: Sequence[AnyCase], measure: Callable[[AnyCase], AnyRow], console: Console
+) -> Iterator[AnyRow]:
     """A row for each case that can be measured, a line on stderr for what cannot."""
     from rich.text import Text
 
@@ -191,11 +223,11 @@ def _measured(planned: Sequence[Case], console: Console) -> Iterator[Row]:
                 continue
             status.update(f"{case} ({number} of {len(planned)})")
             try:
-                yield measure_apart(case)
+                yield measure(case)
             except MissingExtra as error:
                 missing.add(error.package)
-                name = next(name for name, peer in case.peers.items() if peer == error.package)
-                warn(f"{name} is left out. {error}")
+                names = [name for name, peer in case.peers.items() if peer == error.package]
+                warn(f"{names[0] if names else case} is left out. {error}")
             except MeasurementFailed as error:
                 warn(str(error))
 
@@ -213,10 +245,7 @@ def _kept(
         if rows:
             Console().print(table(rows))
         if save_to is not None:
-            try:
-                save_to.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-            except OSError as error:
-                raise UnusableFile(str(save_to), error.strerror or "not writable") from error
+            write(save_to, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 
 
 def overhead_table(rows: Sequence[Row]) -> RenderableType:
@@ -265,25 +294,24 @@ def engine_table(rows: Sequence[EngineRow]) -> RenderableType:
     from rich import box
     from rich.table import Table
 
-    own = {row.n: row.total_seconds for row in rows if row.engine == EngineName.apr}
+    own = {
+        row.n: row.total_seconds
+        for row in rows
+        if row.engine == EngineName.apr and row.transport == Transport.in_process
+    }
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("engine", "n", "seconds", "÷ apr", "prefilled ÷ unique"):
-        table.add_column(heading, justify="left" if heading == "engine" else "right")
+    for heading in ("engine", "transport"):
+        table.add_column(heading)
+    for heading in ("n", "seconds", "÷ apr", "prefilled ÷ unique"):
+        table.add_column(heading, justify="right")
     for row in rows:
         prefilled = row.prefilled_tokens
         table.add_row(
             f"{row.engine} ({row.dtype})",
+            row.transport.replace("_", " "),
             str(row.n),
             f"{row.total_seconds:.2f}",
-            f"{row.total_seconds / own[row.n]:.1f}" if row.n in own else "–",
+            f"{row.total_seconds / own[row.n]:.2f}" if row.n in own else "–",
             f"{prefilled / row.unique_tokens:.2f}" if prefilled is not None else "–",
         )
     return table
-
-
-def _check_writable(path: Path) -> None:
-    """Find out before the measurements, not after them."""
-    if path.is_dir():
-        raise UnusableFile(str(path), "it is a directory")
-    if not path.parent.is_dir():
-        raise UnusableFile(str(path), "its directory does not exist")

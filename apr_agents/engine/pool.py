@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 class Run(NamedTuple):
@@ -90,6 +91,14 @@ class Pool:
         """Bytes of one token's keys and values in ``layer``."""
         key, value = self.keys[layer], self.values[layer]
         return int(key[0].nbytes + value[0].nbytes)
+
+
+def token_bytes(model: PreTrainedModel) -> int:
+    """Bytes that one token's keys and values will take in all layers of ``model`` together."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
 
 
 def length_of(runs: Iterable[Run]) -> int:

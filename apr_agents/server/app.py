@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -16,7 +16,7 @@ from sse_starlette import EventSourceResponse
 
 from apr_agents.errors import InvalidOption
 from apr_agents.server import chat, completions, refusals
-from apr_agents.server.generation import Run, Service
+from apr_agents.server.generation import Job, Run, Service
 from apr_agents.server.guard import Gate, Guard
 from apr_agents.server.logprobs import writer
 from apr_agents.server.metrics import Metrics
@@ -36,7 +36,18 @@ from apr_agents.server.schemas import (
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Answer = TypeVar("Answer", bound=BaseModel, covariant=True)
+
+
+class Shaped(Protocol[Answer]):
+    """The answers of one request, in the shape of its endpoint."""
+
+    async def whole(self, run: Run) -> Answer:
+        """All of them, when all have ended."""
+
+    def chunks(self, run: Run) -> AsyncIterator[BaseModel]:
+        """What they grow by, as it comes."""
+
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse, "description": "The request is refused; the error says why."},
@@ -108,28 +119,26 @@ def create_app(model: Model, options: ServerOptions | None = None) -> FastAPI:
                 code="model_not_found",
             )
 
+    async def answered(request: Request, job: Job, shaped: Shaped[Answer]) -> Answer | Events:
+        run = service.start(job)
+        if job.body.stream:
+            return Events(run, shaped.chunks(run))
+        return await while_connected(request, run, shaped.whole(run))
+
     @app.post("/v1/completions", response_model=Completion, responses=ANSWERS)
     async def create_completion(body: CompletionRequest, request: Request) -> Completion | Events:
         of_this_model(body.model)
-        service.check(completions.answers(body), "prompt")
+        service.check(body.answers, "prompt")
         # Tokenising may take long, and must not keep the others waiting.
         job = await asyncio.to_thread(completions.prepare, model, body)
-        shaped = completions.Completions(job, body, write)
-        run = service.start(job)
-        if body.stream:
-            return Events(run, shaped.chunks(run))
-        return await while_connected(request, run, shaped.whole(run))
+        return await answered(request, job, completions.Completions(job, body, write))
 
     @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=ANSWERS)
     async def create_chat(body: ChatRequest, request: Request) -> ChatCompletion | Events:
         of_this_model(body.model)
         service.check(body.choices, "n")
         job = await asyncio.to_thread(chat.prepare, model, body)
-        shaped = chat.Chat(job, body, write)
-        run = service.start(job)
-        if body.stream:
-            return Events(run, shaped.chunks(run))
-        return await while_connected(request, run, shaped.whole(run))
+        return await answered(request, job, chat.Chat(job, body, write))
 
     @app.get("/v1/models", responses=REFUSALS)
     async def list_models() -> ModelList:

@@ -83,16 +83,14 @@ class Chat:
             )
             for index, (text, own, calls) in enumerate(zip(texts, tokens, calls, strict=True))
         ]
-        job = self._job
-        return ChatCompletion(
-            id=job.id, created=job.created, model=job.model.name, choices=choices, usage=job.usage
-        )
+        return self._job.answer(ChatCompletion, choices, self._job.usage)
 
     async def chunks(self, run: Run) -> AsyncGenerator[ChatChunk, None]:
         """The answers as they grow; each begins with its role."""
-        for index in range(len(self._job.choices)):
-            delta = Delta(role="assistant", content="")
-            yield self._chunk([ChunkChoice(index=index, delta=delta)])
+        job = self._job
+        for index in range(len(job.choices)):
+            begun = ChunkChoice(index=index, delta=Delta(role="assistant", content=""))
+            yield job.answer(ChatChunk, [begun], job.usage_now)
         async with aclosing(run.pieces()) as grown:
             async for index, piece in grown:
                 said = self._said(index, piece)
@@ -103,19 +101,16 @@ class Chat:
                     ToolCallDelta(index=number, **call.model_dump())
                     for number, call in enumerate(said.calls)
                 ]
-                yield self._chunk(
-                    [
-                        ChunkChoice(
-                            index=index,
-                            delta=Delta(content=said.text or None, tool_calls=calls or None),
-                            logprobs=self._logprobs(piece.tokens),
-                            finish_reason=finish,
-                            stop_reason=self._job.choices[index].stop,
-                        )
-                    ]
+                choice = ChunkChoice(
+                    index=index,
+                    delta=Delta(content=said.text or None, tool_calls=calls or None),
+                    logprobs=self._logprobs(piece.tokens),
+                    finish_reason=finish,
+                    stop_reason=job.choices[index].stop,
                 )
-        if usage := self._job.usage_at_end:
-            yield self._chunk([]).model_copy(update={"usage": usage})
+                yield job.answer(ChatChunk, [choice], job.usage_now)
+        if usage := job.usage_at_end:
+            yield job.answer(ChatChunk, [], usage)
 
     def _said(self, index: int, piece: Piece) -> _Said:
         """What a piece says. Calls are read from a whole text, so they come with its end."""
@@ -135,16 +130,6 @@ class Chat:
 
     def _logprobs(self, tokens: list[Chosen]) -> ChatLogprobs | None:
         return for_chat(tokens, self._write) if self._body.logprobs else None
-
-    def _chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
-        job = self._job
-        return ChatChunk(
-            id=job.id,
-            created=job.created,
-            model=job.model.name,
-            choices=choices,
-            usage=job.usage_now,
-        )
 
 
 class _Said(NamedTuple):

@@ -13,17 +13,10 @@ from apr_agents.server.schemas import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
-    FinishReason,
 )
 
 MAX_TOKENS = 16
 """OpenAI's default here."""
-
-
-def answers(body: CompletionRequest) -> int:
-    """How many answers a request asks for."""
-    several = isinstance(body.prompt, list) and not isinstance(body.prompt[0], int)
-    return body.choices * (len(body.prompt) if several else 1)
 
 
 def prepare(model: Model, body: CompletionRequest) -> Job:
@@ -66,28 +59,30 @@ class Completions:
             text = "".join(piece.text for piece in own)
             tokens = [token for piece in own for token in piece.tokens]
             choices.append(self._choice(index, self._echoes[index] + text, Piece(text, tokens)))
-        return self._completion(choices).model_copy(update={"usage": self._job.usage})
+        return self._job.answer(Completion, choices, self._job.usage)
 
     async def chunks(self, run: Run) -> AsyncGenerator[Completion, None]:
         """The answers as they grow."""
+        job = self._job
         for index, echo in enumerate(self._echoes):
             if echo:
-                yield self._completion([CompletionChoice(index=index, text=echo)])
+                echoed = CompletionChoice(index=index, text=echo)
+                yield job.answer(Completion, [echoed], job.usage_now)
         async with aclosing(run.pieces()) as grown:
             async for index, piece in grown:
-                if piece.text or piece.tokens or self._job.choices[index].finish:
-                    yield self._completion([self._choice(index, piece.text, piece)])
-        if usage := self._job.usage_at_end:
-            yield self._completion([]).model_copy(update={"usage": usage})
+                if piece.text or piece.tokens or job.choices[index].finish:
+                    choice = self._choice(index, piece.text, piece)
+                    yield job.answer(Completion, [choice], job.usage_now)
+        if usage := job.usage_at_end:
+            yield job.answer(Completion, [], usage)
 
     def _choice(self, index: int, text: str, piece: Piece) -> CompletionChoice:
         choice = self._job.choices[index]
-        finish: FinishReason | None = choice.finish
         return CompletionChoice(
             index=index,
             text=text,
             logprobs=self._logprobs(piece),
-            finish_reason=finish,
+            finish_reason=choice.finish,
             stop_reason=choice.stop,
         )
 
@@ -95,16 +90,6 @@ class Completions:
         if self._body.logprobs is None:
             return None
         return for_completions(piece.tokens, self._write)
-
-    def _completion(self, choices: list[CompletionChoice]) -> Completion:
-        job = self._job
-        return Completion(
-            id=job.id,
-            created=job.created,
-            model=job.model.name,
-            choices=choices,
-            usage=job.usage_now,
-        )
 
 
 def _prompts(model: Model, body: CompletionRequest) -> list[list[int]]:

@@ -7,9 +7,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from apr_agents.engine.post import Post
 from apr_agents.engine.request import Constraint, Generate
 from apr_agents.errors import InvalidOption
 from apr_agents.server.refusals import failed, invalid, overloaded, stopping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from apr_agents.engine.request import Token
     from apr_agents.server.metrics import Metrics
     from apr_agents.server.model import Model
+
+T = TypeVar("T")
 
 RETRY_AFTER = 1
 """Seconds after which a client may ask again when all places are taken."""
@@ -140,7 +143,7 @@ class Job:
                 request = Generate(
                     ids=prompt,
                     max_tokens=max_tokens,
-                    end_ids=model.ends,
+                    end_ids=frozenset() if body.ignore_eos else model.ends,
                     stops=self._check(prompt) if body.stops else None,
                     temperature=temperature if temperature >= LEAST_TEMPERATURE else 0.0,
                     top_k=max(0, body.top_k or 0),
@@ -154,6 +157,16 @@ class Job:
                 )
                 self.requests.append(request)
                 self.choices.append(Choice(model, body, prompt))
+
+    def answer(self, shape: Callable[..., T], choices: Sequence[Any], usage: Usage | None) -> T:
+        """An answer or a chunk of one, in the shape of an endpoint."""
+        return shape(
+            id=self.id,
+            created=self.created,
+            model=self.model.name,
+            choices=choices,
+            usage=usage,
+        )
 
     def _check(self, prompt: list[int]) -> StopCheck:
         """What ends a request in the engine, at the very token at which its `Choice` ends."""
@@ -205,10 +218,9 @@ class Run:
         self._heard: asyncio.Queue[Heard] = asyncio.Queue()
         self._numbers: dict[int, int] = {}
         self._since = dict.fromkeys(range(len(job.requests)), time.monotonic())
-        loop = asyncio.get_running_loop()
         try:
             for index, request in enumerate(job.requests):
-                hear = partial(self._hear, loop, index)
+                hear = partial(self._hear, service.post, index)
                 self._numbers[index] = self._engine.submit(request, hear)
         except BaseException as error:
             service.give_back(len(job.requests) - len(self._numbers))
@@ -218,14 +230,13 @@ class Run:
                 raise invalid(message, "prompt") from error
             raise
 
-    def _hear(self, loop: asyncio.AbstractEventLoop, index: int, token: Token) -> None:
+    def _hear(self, post: Post[Heard], index: int, token: Token) -> None:
         """Called by the engine's thread."""
-        heard = (index, token, time.monotonic())
-        try:
-            loop.call_soon_threadsafe(self._heard.put_nowait, heard)
-        except RuntimeError:  # the loop is gone, and with it everybody who waits
-            if (number := self._numbers.get(index)) is not None:
-                self._engine.cancel(number)
+        if post.send(self._heard, (index, token, time.monotonic())):
+            return
+        # The loop is gone, and with it everybody who waits.
+        if (number := self._numbers.get(index)) is not None:
+            self._engine.cancel(number)
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """What the choices grow by, as it comes: which of them, and the piece.
@@ -268,6 +279,11 @@ class Service:
     def __init__(self, model: Model, metrics: Metrics, *, places: int) -> None:
         self.model, self.metrics, self.places = model, metrics, places
         self.taken = 0
+
+    @cached_property
+    def post(self) -> Post[Heard]:
+        """Brings tokens to the event loop that serves."""
+        return Post(asyncio.get_running_loop())
 
     def check(self, answers: int, param: str) -> None:
         """See that there is room for so many answers, before any work goes into them.

@@ -73,13 +73,13 @@ class _OfEngine(Collector):
     def collect(self) -> Iterator[Metric]:
         engine = self._engine
         running, waiting = engine.load
-        lanes, slots = engine.options.most_running, engine.options.cache_tokens
+        slots = engine.options.cache_tokens
         gauges = {
             "running": ("Answers that the engine computes.", running),
             "waiting": ("Answers that wait for their turn.", waiting),
             "free_lanes": (
-                "Answers that could be computed at once beside those.",
-                max(0, lanes - running - waiting),
+                "Answers that could be computed beside those, hardly any slower.",
+                engine.free_lanes,
             ),
             "kv_slots": ("Tokens whose keys and values the cache can hold.", slots),
             "kv_slots_used": ("Tokens whose keys and values it holds.", slots - engine.pool.free),

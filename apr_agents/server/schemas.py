@@ -91,6 +91,7 @@ class Sampling(_Ignored):
         repetition_penalty: vLLM's: divides the logits of tokens that have occurred.
         seed: choice ``i`` of a prompt has the seed ``seed + i``; without one, each request
             is random.
+        ignore_eos: vLLM's: go on behind the model's own end, as benchmarks want it.
         include_stop_str_in_output: vLLM's: a stop is part of the answer.
         skip_special_tokens: vLLM's: control tokens are no part of the text.
         user: requests of one user give way to those of others; without one, each HTTP
@@ -106,6 +107,7 @@ class Sampling(_Ignored):
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-LARGEST_SEED - 1, le=LARGEST_SEED)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     stream: bool | None = None
@@ -151,6 +153,12 @@ class CompletionRequest(Sampling):
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None
+
+    @property
+    def answers(self) -> int:
+        """Answers to all prompts together."""
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return self.choices * (len(self.prompt) if several else 1)
 
     @model_validator(mode="after")
     def _no_logprobs_of_a_prompt(self) -> CompletionRequest:

@@ -31,16 +31,11 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from apr_agents import Limits, create_parallel_agent
-from apr_agents.backends import BUNDLED, _load, completions, resolve
+from apr_agents.backends import BUNDLED, _load, answer, capacity, completions, resolve
+from apr_agents.backends.answer import Chunk, Output
 from apr_agents.backends.base import Delta, Request
-from apr_agents.backends.completions import (
-    CompletionsBackend,
-    _Chunk,
-    _gauges,
-    _Output,
-    _Overflow,
-    _retry_after,
-)
+from apr_agents.backends.completions import CompletionsBackend
+from apr_agents.backends.refusal import Overflow, Passing, pause_of
 from apr_agents.backends.scripted import tokens
 from apr_agents.errors import (
     AprError,
@@ -69,6 +64,7 @@ class Server:
             out and tell it, as vLLM and SGLang do; ``"included"`` writes it; ``"silent"``
             leaves it out and tells nothing; ``"ignored"`` goes on.
         usage: when it counts: with ``"each"`` piece, at the ``"end"``, or never (``""``).
+        cached: tokens of the prompt that it says it had computed before.
         faults: what it does with its next requests instead.
         pages: what it answers to a GET.
         asked: the requests so far; ``keys`` and ``ports`` belong to them.
@@ -84,6 +80,7 @@ class Server:
     def reset(self) -> None:
         self.continues: Callable[[str], str] = lambda prompt: "a b c"
         self.stops, self.usage = "stop_reason", "each"
+        self.cached: int | None = None
         self.faults: deque[Fault] = deque()
         self.pages: dict[str, Response] = {}
         self.asked: list[dict[str, Any]] = []
@@ -126,7 +123,9 @@ class Server:
         last["choices"][0]["finish_reason"] = reason
         if self.stops in ("stop_reason", "matched_stop"):
             last["choices"][0][self.stops] = stop
-        count = {"prompt_tokens": len(tokens(body["prompt"]))}
+        count: dict[str, Any] = {"prompt_tokens": len(tokens(body["prompt"]))}
+        if self.cached is not None:
+            count["prompt_tokens_details"] = {"cached_tokens": self.cached}
         count["completion_tokens"] = len(generated) + at_end
         if self.usage == "each":
             for i, event in enumerate(told, 1):
@@ -309,6 +308,18 @@ async def test_a_limit_ends_an_answer_which_then_has_not_ended(server: Server, m
 
 
 @pytest.mark.parametrize("usage", ["each", "end", ""])
+@pytest.mark.parametrize("cached", [None, 0, 2])
+async def test_what_the_server_had_computed_before_is_told_once(
+    server: Server, make: Make, usage: str, cached: int | None
+) -> None:
+    server.usage, server.cached = usage, cached
+    told = [delta.cached_tokens for delta in await listen(make())]
+    assert [count for count in told if count is not None] == [
+        count for count in [cached] if usage and count is not None
+    ]
+
+
+@pytest.mark.parametrize("usage", ["each", "end", ""])
 @pytest.mark.parametrize("style", ["stop_reason", "matched_stop", "included", "silent", "ignored"])
 async def test_a_stop_is_the_last_thing_written_whatever_the_server_makes_of_it(
     server: Server, make: Make, style: str, usage: str
@@ -369,10 +380,10 @@ def test_a_stop_is_found_wherever_the_text_is_cut(
 ) -> None:
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     request = Request(prompt="", max_tokens=99, stops=tuple(stops))
-    output = _Output(request, lambda piece: 1, len)
+    output = Output(request, lambda piece: 1, len)
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     for start, stop in itertools.pairwise(edges):
-        output.take(_Chunk(text[start:stop]))
+        output.take(Chunk(text[start:stop]))
         if output.is_over:
             break
 
@@ -466,7 +477,7 @@ async def test_a_stop_ends_the_request_of_a_server_that_goes_on(server: Server, 
 async def test_an_answer_that_is_complete_does_not_wait_for_its_count(
     server: Server, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completions, "LINGER", 0.1)
+    monkeypatch.setattr(answer, "LINGER", 0.1)
     server.faults.append(server.hangs(a_piece("a"), a_piece("", finish_reason="stop")))
 
     assert (await listen(make()))[-1].ended
@@ -543,7 +554,7 @@ async def test_pauses_grow_and_are_not_all_the_same(
     backend = make(backoff=1.0)
     for failures in (0, 1, 2, 9):
         backend.retries = 10
-        await backend._pause(failures, completions._Passing("busy"))
+        await backend._pause(failures, Passing("busy"))
 
     for pause, longest in zip(paused, (1, 2, 4, 60), strict=True):
         assert longest / 2 <= pause <= longest
@@ -622,11 +633,11 @@ async def test_a_wait_that_is_too_long_is_not_waited_for(server: Server, make: M
 
 def test_a_wait_may_be_given_in_seconds_or_as_a_date() -> None:
     then = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert _retry_after({"retry-after": "1.5"}) == 1.5
-    assert _retry_after({"retry-after": "-3"}) == 0
-    assert 25 < (_retry_after({"retry-after": then}) or 0) <= 30
+    assert pause_of({"retry-after": "1.5"}) == 1.5
+    assert pause_of({"retry-after": "-3"}) == 0
+    assert 25 < (pause_of({"retry-after": then}) or 0) <= 30
     for nothing in ({}, {"retry-after": "soon"}, {"retry-after": "nan"}):
-        assert _retry_after(nothing) is None
+        assert pause_of(nothing) is None
 
 
 # --- refusals ----------------------------------------------------------------------
@@ -794,7 +805,7 @@ async def test_a_prompt_that_fits_gets_what_room_there_is(server: Server, make: 
 @given(st.text())
 def test_whatever_a_refusal_says_it_can_be_read(text: str) -> None:
     said = f"context length {text}"
-    assert _Overflow.of(said, 10) is not None
+    assert Overflow.of(said, 10) is not None
 
 
 # --- the server and its name -------------------------------------------------------
@@ -897,7 +908,8 @@ def test_without_its_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     for package in ("httpx", "httpx_sse", "prometheus_client.parser"):
         with monkeypatch.context() as without:
             without.setitem(sys.modules, package, None)
-            without.delitem(sys.modules, completions.__name__)
+            for module in (completions, answer, capacity):
+                without.delitem(sys.modules, module.__name__)
             with pytest.raises(MissingExtra, match=r"apr-agents\[http\]"):
                 importlib.import_module(completions.__name__)
 
@@ -1037,7 +1049,7 @@ async def test_free_lanes_are_read_once_a_second(
 
     server.pages["/metrics"] = PlainTextResponse("apr:free_lanes 2\n")
     assert await backend.free_lanes() == 7
-    monkeypatch.setattr(completions, "CAPACITY_AGE", 0.0)
+    monkeypatch.setattr(capacity, "AGE", 0.0)
     assert await backend.free_lanes() == 2
 
 
@@ -1046,18 +1058,18 @@ async def test_a_server_that_breaks_or_hangs_tells_no_free_lanes(
 ) -> None:
     with resetting() as url:
         assert await make(url=url).free_lanes() is None
-    monkeypatch.setattr(completions, "CAPACITY_TIMEOUT", 0.5)
+    monkeypatch.setattr(capacity, "TIMEOUT", 0.5)
     server.pages["/metrics"] = server.hangs()({})
     assert await make().free_lanes() is None
     assert await gone(server)
 
 
 @given(
-    st.lists(st.text() | st.sampled_from(completions._GAUGES).map(lambda name: name + "{"))
-    | st.lists(st.builds("{}{}".format, st.sampled_from(completions._GAUGES), st.text()))
+    st.lists(st.text() | st.sampled_from(capacity.GAUGES).map(lambda name: name + "{"))
+    | st.lists(st.builds("{}{}".format, st.sampled_from(capacity.GAUGES), st.text()))
 )
 def test_whatever_a_page_of_metrics_holds_it_can_be_read(lines: list[str]) -> None:
-    assert all(isinstance(value, int) for value in _gauges("\n".join(lines)).values())
+    assert all(isinstance(value, int) for value in capacity.gauges("\n".join(lines)).values())
 
 
 # --- a whole run -------------------------------------------------------------------

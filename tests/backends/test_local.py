@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,6 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from apr_agents.backends import resolve
 from apr_agents.backends.base import Delta, Request
 from apr_agents.backends.local import LocalBackend
+from apr_agents.engine.decoder import Part
+from apr_agents.engine.engine import CPU_LANES, Hear
+from apr_agents.engine.request import Generate
 from apr_agents.errors import InvalidOption, PromptTooLong, UnknownModel
 from apr_agents.training.tokenizer import build_tokenizer
 
@@ -67,12 +69,22 @@ async def collect(deltas: AsyncIterator[Delta]) -> tuple[str, int, int, bool]:
     )
 
 
-def generated(backend: LocalBackend, prompt: str, count: int) -> list[int]:
-    """What transformers itself generates with the backend's model."""
+async def test_a_prompt_is_told_how_much_of_it_was_computed_before(backend: LocalBackend) -> None:
+    async def cached(prompt: str) -> list[int | None]:
+        request = Request(prompt=prompt, max_tokens=3)
+        return [delta.cached_tokens async for delta in backend.stream(request)]
+
+    prompt = "777+12*7"
+    first, *rest = await cached(prompt)
+    assert (first, set(rest)) == (0, {None})
+    again, *rest = await cached(prompt + "+777")
+    assert (again, set(rest)) == (backend.count(prompt), {None})
+
+
+def generated(backend: LocalBackend, prompt: str, count: int, seed: int = 3) -> list[int]:
+    """What transformers itself generates with a model like the backend's."""
     ids = backend.tokenizer(prompt, return_tensors="pt")["input_ids"]
-    model = LlamaForCausalLM(copy.deepcopy(backend.model.config)).eval()
-    model.load_state_dict(backend.model.state_dict())
-    model.set_attn_implementation("sdpa")
+    model = random_model(backend.tokenizer, seed)
     with torch.no_grad():
         output = model.generate(ids, max_new_tokens=count, do_sample=False)
     return output[0, ids.shape[1] :].tolist()
@@ -157,7 +169,7 @@ async def test_characters_of_several_tokens_arrive_whole_and_templates_are_optio
         backend.stream(Request(prompt="Grüße", max_tokens=40))
     )
     await backend.aclose()
-    expected = [i for i in generated(backend, "Grüße", 40) if i != tokenizer.eos_token_id]
+    expected = [i for i in generated(backend, "Grüße", 40, seed=1) if i != tokenizer.eos_token_id]
     assert prompt_tokens == len("Grüße".encode())
     assert tokenizer.decode(expected).startswith(text)
     assert tokens >= 1
@@ -204,3 +216,50 @@ async def test_generation_stops_at_a_stop_of_several_tokens() -> None:
     )
     await backend.aclose()
     assert text == whole[: whole.index(stop) + len(stop)]
+
+
+# --- many requests -----------------------------------------------------------------
+
+
+async def test_requests_that_start_together_compute_their_prompts_in_one_step(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    logits = backend.engine.decoder.logits
+
+    def counted(parts: Sequence[Part]) -> torch.Tensor | None:
+        steps.append(len(parts))
+        return logits(parts)
+
+    monkeypatch.setattr(backend.engine.decoder, "logits", counted)
+    prompts = [f"{i}+{i}" for i in range(8)]
+    await asyncio.gather(
+        *(collect(backend.stream(Request(prompt=p, max_tokens=3))) for p in prompts)
+    )
+    assert steps[0] == 8
+
+
+async def test_the_calls_of_a_run_are_one_program(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs: list[str] = []
+    submit = backend.engine.submit
+
+    def noted(request: Generate, hear: Hear) -> int:
+        programs.append(request.program)
+        return submit(request, hear)
+
+    monkeypatch.setattr(backend.engine, "submit", noted)
+    for run in ("one", "one", "other"):
+        await collect(backend.stream(Request(prompt="1+2", max_tokens=1, run=run)))
+    assert programs == ["one", "one", "other"]
+
+
+async def test_every_request_at_work_takes_a_lane(backend: LocalBackend) -> None:
+    lanes = await backend.free_lanes()
+    assert lanes == backend.engine.options.lanes == CPU_LANES
+    async with aclosing(backend.stream(Request(prompt="1+2", max_tokens=100))) as deltas:
+        await anext(deltas)
+        assert await backend.free_lanes() == lanes - 1
+    await collect(backend.stream(Request(prompt="1+2", max_tokens=1)))  # a step later
+    assert await backend.free_lanes() == lanes
