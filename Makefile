@@ -23,7 +23,7 @@ lint: .venv/installed-dev
 setup: .venv/installed-dev
 
 smollm2: .venv/installed-dev
-	$(BIN)/python benchmarks/smollm2.py
+	$(BIN)/python -m apr_agents.bench.smollm2
 
 train-bundled: .venv/installed
 	$(BIN)/torchrun --standalone --nproc-per-node $$(nproc) -m apr_agents.training.bundled

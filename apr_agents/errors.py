@@ -99,12 +99,60 @@ class InvalidTrace(AprError, ValueError):
         self.path, self.why = path, why
 
 
+class NoTimes(AprError, ValueError):
+    """A trajectory that cannot be shown in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This trajectory has no times: its format is version 1. Run the question again, or "
+            "show the run in tokens."
+        )
+
+
+class SpansRefused(AprError, RuntimeError):
+    """A collector did not take a run's spans."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(
+            f"{endpoint} did not take the spans. Check that a collector listens there for OTLP "
+            "over HTTP."
+        )
+        self.endpoint = endpoint
+
+
 class InvalidProblem(AprError, ValueError):
     """A line of a problem file that cannot be used."""
 
     def __init__(self, path: str, line: int, why: str) -> None:
         super().__init__(f"{path}, line {line}: {why}.")
         self.path, self.line, self.why = path, line, why
+
+
+class InvalidScript(AprError, ValueError):
+    """A line of a data set that cannot be used."""
+
+    def __init__(self, path: str, line: int, why: str) -> None:
+        super().__init__(f"{path}, line {line}, is no script: {why}.")
+        self.path, self.line, self.why = path, line, why
+
+
+class TrainingCollapsed(AprError, RuntimeError):
+    """A policy that is reinforced has stopped deciding when to split."""
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(
+            f"The training stopped at step {step}: {why}. Lower the learning rate, add problems "
+            "of the other kind, or change the reward."
+        )
+        self.step, self.why = step, why
+
+
+class TaskFailed(AprError, RuntimeError):
+    """A task could not make its problems."""
+
+    def __init__(self, task: str, why: str) -> None:
+        super().__init__(f"The task {task} could not make a problem: {why}.")
+        self.task, self.why = task, why
 
 
 class UnusableFile(AprError):

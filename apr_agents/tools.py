@@ -18,10 +18,10 @@ from apr_agents.backends.base import Backend
 from apr_agents.errors import InvalidOption
 from apr_agents.graph.build import ThreadOptions, block_graph, create_runner
 from apr_agents.graph.chat import artifact
-from apr_agents.graph.merge import is_lane
 from apr_agents.graph.runner import Runner
 from apr_agents.graph.state import Thread
 from apr_agents.limits import Allowance
+from apr_agents.protocols import resolve_protocol
 from apr_agents.protocols.threadweaver import ThreadWeaver
 from apr_agents.protocols.tool_calls import (
     EMPTY,
@@ -144,7 +144,7 @@ def _runner(
 ) -> Runner:
     if isinstance(model, BaseChatModel) or not isinstance(resolve(model), Backend):
         return create_runner(model, tools, **options)
-    protocol = options.get("protocol") or ThreadWeaver("isolated")
+    protocol = resolve_protocol(options.get("protocol")) or ThreadWeaver("isolated")
     if protocol.visibility != "isolated":
         takes = "'isolated': the agent has no text that its threads could go on with"
         raise InvalidOption("visibility", protocol.visibility, takes)
@@ -167,7 +167,7 @@ def _ask(runner: Runner, asked: SpawnArgs, runtime: ToolRuntime[Any, Any] | None
         raise ToolException(correction(EMPTY))
     messages, own, sizes = _asking(_messages(runtime), call_id)
     sizes[own] = len(spawn.outlines)
-    sizes = [min(size, runner.limits.max_threads) for size in sizes]
+    sizes = [min(size, runner.limits.block_size(None)) for size in sizes]
     thread = runner.start(_seen(runner, messages))
     lanes = own if runner.parent_lane else 0
     thread.children = sum(len(_join(message)) for message in messages) + sum(sizes[:own]) + lanes
@@ -241,7 +241,7 @@ def _left(allowance: Allowance, messages: Sequence[AnyMessage]) -> Allowance:
         waited[-1] = max([waited[-1], *(result.seconds for result in results)])
         allowance = allowance.less(
             tokens=sum(result.tokens for result in results),
-            threads=sum(1 for r in results if not is_lane(r) for _ in r.walk()),
+            threads=sum(not below.is_lane for result in results for below in result.walk()),
         )
     return allowance.less(seconds=sum(waited))
 

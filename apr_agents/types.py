@@ -52,29 +52,77 @@ class ToolCall(NamedTuple):
     name: str
     args: dict[str, Any]
 
+    @property
+    def shown(self) -> str:
+        """The call as a reader sees it."""
+        return f"{self.name}({self.args})"
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Call(_Record):
-    """One model call.
+class Timed(_Record):
+    """A step that took time.
+
+    Attributes:
+        started: when it began, in seconds since the run's start.
+        seconds: time it took.
+    """
+
+    started: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def ended(self) -> float:
+        """When it was over, in seconds since the run's start."""
+        return self.started + self.seconds
+
+
+class Generated(Timed):
+    """A model call.
 
     Attributes:
         text: what the model wrote and the runtime kept.
         tokens: tokens generated.
         prompt_tokens: tokens of the context it continued.
-        closing: what the runtime added to close what the model left open; of a chat model, the
-            calls by which it decides, written out.
-        message: the chat model's message, when there is more to it than ``text``.
+        cached_tokens: how many of these the backend had computed before; ``None`` where it
+            does not tell.
+        logprob: log-probability of the generated tokens together, where asked for and known.
+        budget: threads that it might start.
+        lanes: lanes of the model that were free then, where that decided on the budget.
+        started: when it came to the gate, in seconds since the run's start.
+        waited: seconds until the gate let it through; all of ``seconds`` where it never did.
+        first_token: seconds from there to the first token; ``None`` if none came.
+        seconds: time it took, from the gate to its last token.
     """
 
-    kind: Literal["call"] = "call"
     text: str
     tokens: int
     prompt_tokens: int
+    cached_tokens: int | None = None
+    logprob: float | None = None
+    budget: int = 0
+    lanes: int | None = None
+    waited: float = 0.0
+    first_token: float | None = None
+
+
+class Call(Generated):
+    """A model call that goes on with the thread's context.
+
+    Attributes:
+        closing: what the runtime added to close what the model left open; of a chat model, the
+            calls by which it decides, written out.
+        message: the chat model's message, when there is more to it than ``text``.
+        replaced: characters at the end of the context that ask for a block, where its join
+            takes their place; 0: the join follows them.
+    """
+
+    kind: Literal["call"] = "call"
     closing: str = ""
     message: AIMessage | None = None
+    replaced: int = 0
 
     @property
     def context(self) -> str:
@@ -82,51 +130,52 @@ class Call(_Record):
         return self.text + self.closing
 
 
-class Summary(_Record):
+class Summary(Generated):
     """A model call that summed up a finished thread; beside the thread's context, not in it."""
 
     kind: Literal["summary"] = "summary"
-    text: str
-    tokens: int
-    prompt_tokens: int
 
     @property
     def context(self) -> str:
         return ""
 
 
-class ToolUse(_Record):
+class ToolUse(Timed):
     """A tool call that the thread made.
 
     Attributes:
         call: what was called.
         text: what the tool returned, or what went wrong.
         failed: whether it went wrong.
-        seconds: time it took.
+        shown: what the model reads of ``text`` where that is too long; its middle is left out.
     """
 
     kind: Literal["tool"] = "tool"
     call: ToolCall
     text: str
     failed: bool = False
-    seconds: float = 0.0
+    shown: str | None = None
 
     @property
     def context(self) -> str:
         return f"\n[{self.call.name} {self.call.args}]\n{self.text}\n"
 
 
+NoteEvent = Literal["malformed", "declined", "undecided"]
+
+
 class Note(_Record):
-    """A decision that was not carried out, and why; the thread went on sequentially.
+    """A decision that was not carried out, and why; the thread went on without it.
 
     Attributes:
-        event: ``malformed``: it could not be read; ``declined``: the limits did not allow it.
+        event: ``malformed``: it could not be read; ``declined``: the limits did not allow it;
+            ``undecided``: the policy raised that was to make it.
         told: what was added to the thread's context.
         answers: id of the tool call that this answers, if it was one.
     """
 
     kind: Literal["note"] = "note"
-    event: Literal["malformed", "declined"]
+    event: NoteEvent
     why: str
     told: str = ""
     answers: str | None = None
@@ -136,8 +185,8 @@ class Note(_Record):
         return self.told
 
 
-class Block(_Record):
-    """A parallel block.
+class Block(Timed):
+    """A parallel block; it began when the model asked for it, and is over with its join.
 
     Attributes:
         threads: results in outline order.
@@ -193,6 +242,18 @@ def in_context(steps: Sequence[Step]) -> list[Step]:
     return [step for _, step in kept]
 
 
+def context_text(steps: Sequence[Step]) -> str:
+    """The text of a thread's context: what a join took the place of is left out."""
+    text, replaced = "", 0
+    for step in in_context(steps):
+        if isinstance(step, Call):
+            replaced = step.replaced
+        elif isinstance(step, Block):
+            text = text[: len(text) - replaced]
+        text += step.context
+    return text
+
+
 class ThreadResult(_Record):
     """Everything about one thread.
 
@@ -203,6 +264,7 @@ class ThreadResult(_Record):
         status: how it ended; ``reason`` says why when that is not ``done``.
         conclusion: the result it came to, short.
         tokens: tokens generated by it and everything below it.
+        started: when it began, in seconds since the run's start.
         seconds: time it took, waiting for the gate and its children included.
         steps: how its context grew.
     """
@@ -213,8 +275,20 @@ class ThreadResult(_Record):
     reason: str | None = None
     conclusion: str = ""
     tokens: int
+    started: float = 0.0
     seconds: float
     steps: list[Step]
+
+    @property
+    def ended(self) -> float:
+        """When its last step was over, in seconds since the run's start."""
+        ends = (step.ended for step in self.steps if isinstance(step, Timed))
+        return max(ends, default=self.started)
+
+    @property
+    def is_lane(self) -> bool:
+        """Whether it was its parent's own lane."""
+        return self.outline is not None and self.outline.is_lane
 
     @property
     def transcript(self) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field
 from apr_agents.backends.base import Request
 from apr_agents.backends.scripted import Reply, ScriptedBackend
 from apr_agents.protocols.threadweaver import ThreadWeaver
-from apr_agents.trace.trajectory import Trajectory
+from apr_agents.trace.trajectory import MEASURED, Trajectory
 from apr_agents.types import Outline
 
 # A busy machine is no failure.
@@ -113,11 +113,11 @@ def ask() -> Ask:
 
 @pytest.fixture(scope="session")
 def timeless() -> Callable[[Any], Any]:
-    """Data without the seconds in it: all that must repeat from run to run."""
+    """Data without what depends on the machine: all that must repeat from run to run."""
 
     def strip(data: Any) -> Any:
         if isinstance(data, dict):
-            return {key: strip(value) for key, value in data.items() if key != "seconds"}
+            return {key: strip(value) for key, value in data.items() if key not in MEASURED}
         return [strip(value) for value in data] if isinstance(data, list) else data
 
     return strip

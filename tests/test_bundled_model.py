@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apr_agents import Limits, create_parallel_agent
 from apr_agents.backends import BUNDLED, resolve
-from apr_agents.evaluation import Report, evaluate
+from apr_agents.evaluation.evaluate import Report, evaluate
+from apr_agents.evaluation.run import Case, Configuration
+from apr_agents.evaluation.store import RunStore
 from apr_agents.tasks.arithmetic import ArithmeticTask
 from apr_agents.training.bundled import build_tokenizer
 
@@ -26,7 +28,10 @@ async def report(kind: str, budget: int, merge: str = "conclusions", count: int 
     if (kind, budget, merge) not in known:
         task = ArithmeticTask(kind=kind)
         agent = create_parallel_agent("bundled", merge=merge, limits=Limits(max_threads=budget))
-        known[kind, budget, merge] = await evaluate(agent, task, task.problems(count, seed=2026))
+        made_of = Configuration(task=task.name, merge=merge, threads=budget, seed=2026)
+        case, store = Case(made_of, task, task.problems(count, seed=2026)), RunStore()
+        await evaluate([(case, agent)], store)
+        known[kind, budget, merge] = Report.of(case, store)
         await resolve("bundled").aclose()
     return known[kind, budget, merge]
 

@@ -131,7 +131,12 @@ def test_a_conversation_goes_on_where_the_server_keeps_it(server: httpx.Client) 
 
 
 @pytest.mark.parametrize(
-    ("graph", "answer"), [("react_parallel", "67"), ("research_over_files", "Set APR_MODEL to")]
+    ("graph", "answer"),
+    [
+        ("react_parallel", "67"),
+        ("research_over_files", "Set APR_MODEL to"),
+        ("tree_of_thoughts", "Set APR_MODEL to"),
+    ],
 )
 def test_the_other_graphs_answer_without_a_model_of_their_own(
     server: httpx.Client, graph: str, answer: str

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "apr_agents"
 
 FLOOR = {"types", "errors"}
 MODELS = FLOOR | {"json_calls", "tokens", "protocols", "backends"}
-GRAPH = MODELS | {"limits", "trace", "graph"}
+GRAPH = MODELS | {"limits", "trace", "strategies", "graph"}
 
 MAY_IMPORT = {
     "types": set(),
@@ -27,11 +27,12 @@ MAY_IMPORT = {
     "trace": FLOOR,
     "tasks": FLOOR,
     "engine": {"errors"},
-    "graph": MODELS | {"limits", "trace"},
-    "strategies": GRAPH,
+    "strategies": FLOOR | {"protocols"},
+    "graph": MODELS | {"limits", "trace", "strategies"},
     "tools": GRAPH,
     "middleware": GRAPH | {"tools"},
     "bench": GRAPH | {"engine"},
+    "simulation": GRAPH,
     "evaluation": FLOOR | {"tasks", "trace"},
     "training": GRAPH | {"engine", "tasks"},
     "server": FLOOR | {"engine", "json_calls", "tokens"},
@@ -44,10 +45,14 @@ AT_THE_TOP = {"cli", "__init__", "__main__"}
 """They may import everything; nothing may import them."""
 
 ONLY_IN = {
-    "langgraph": {"graph", "strategies", "tools", "middleware", "training", "bench", "cli"},
+    "langgraph": {"graph", "tools", "middleware", "training", "bench", "cli"},
     "torch": {"backends", "bench", "engine", "server", "training"},
     "transformers": {"backends", "bench", "engine", "server", "training"},
     "typer": {"cli", "training"},
+    "matplotlib": {"bench", "evaluation", "trace"},
+    "opentelemetry": {"trace"},
+    "reasoning_gym": {"tasks"},
+    "math_verify": {"tasks"},
     "fastapi": {"server"},
     "starlette": {"server"},
     "sse_starlette": {"server"},

@@ -19,6 +19,8 @@ from apr_agents.limits import Allowance, Limits
         ("max_threads", -1),
         ("max_threads", 1.5),
         ("max_threads", True),
+        ("max_threads", "many"),
+        ("max_total_threads", "auto"),
         ("max_total_threads", -3),
         ("max_concurrency", 0),
         ("requests_per_second", 0),

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from apr_agents.types import Block, Call, Note, Outline, Summary, ThreadResult
+from apr_agents.types import Block, Call, Note, Outline, Summary, ThreadResult, context_text
 
 
 def thread(id: str, *steps: Call | Note | Summary | Block) -> ThreadResult:
@@ -32,6 +32,25 @@ def test_a_transcript_is_all_that_the_context_gained() -> None:
     )
     assert root.transcript == "a</a>(no)b[x]c"
     assert root.blocks == [block]
+
+
+def test_a_join_may_take_the_place_of_what_asked_for_it() -> None:
+    asking = call("so spawn(", closing=")").model_copy(update={"replaced": len("(ok) spawn()")})
+    summed = Summary(text="short", tokens=1, prompt_tokens=1)  # of results that found no room
+    steps = [
+        call("well, "),
+        Note(event="malformed", why="odd", told="(ok) "),
+        asking.model_copy(update={"text": "spawn("}),
+        summed,
+        Block(threads=[thread("0.1")], joined="[x]"),
+        call(" and "),
+        asking,
+        Note(event="declined", why="no", told=" no"),
+        call("!"),
+        Block(threads=[thread("0.2")], joined="[y]"),
+    ]
+    assert context_text(steps) == "well, [x] and so spawn() no![y]"
+    assert thread("0", *steps).transcript == "well, (ok) spawn()[x] and so spawn() no![y]"
 
 
 def test_walking_visits_every_thread_parents_first() -> None:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from apr_agents.cli.toolfile import load_tools
 from apr_agents.errors import InvalidOption
-from apr_agents.limits import Limits
+from apr_agents.limits import MOST_THREADS, Limits
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
@@ -23,15 +23,25 @@ if TYPE_CHECKING:
 
     from apr_agents.backends.base import Backend
     from apr_agents.backends.chat import ChatBackend
+    from apr_agents.backends.gate import Gate
 
-Strategy = Literal["adaptive", "sequential"]
+Strategy = Literal[
+    "adaptive",
+    "sequential",
+    "self_consistency",
+    "best_of_n",
+    "skeleton_of_thought",
+    "tree_of_thoughts",
+    "mcts",
+    "beam",
+]
 Merge = Literal["full", "conclusions", "summary", "count", "union", "sum"]
 
 
-def _threads(text: str) -> int | None:
-    """A number of threads for a whole run; ``None`` for what `Limits` has by default."""
+def parse_threads(text: str) -> int | Literal["auto"]:
+    """Threads for a whole run."""
     if text == "auto":
-        return None
+        return "auto"
     if text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)
     raise typer.BadParameter(f"{text!r} is neither 'auto' nor a whole number from 0 up.")
@@ -47,18 +57,55 @@ ModelOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int | None,
+    Any,  # typer knows no unions: None, "auto" or a number
     typer.Option(
         "--threads",
-        parser=_threads,
+        parser=parse_threads,
         metavar="N|auto",
-        show_default="auto",
-        help="Threads that a run may use in all; 0 forbids splitting.",
+        show_default=f"{MOST_THREADS} at once",
+        help="Threads that a run may use in all; 0 forbids splitting. 'auto': as many at once as "
+        "the model has free lanes for, so fewer while it is busy.",
     ),
 ]
+Budget = int | Literal["auto"] | None
+"""What `--threads` leads to; ``None`` where it is not given."""
+BudgetsOption = Annotated[
+    list[Any],
+    typer.Option(
+        "--threads",
+        parser=parse_threads,
+        metavar="N|auto",
+        show_default=f"{MOST_THREADS} at once",
+        help="As for solve; repeatable.",
+    ),
+]
+NO_BUDGETS: list[Budget] = []
 StrategyOption = Annotated[
     Strategy,
-    typer.Option("--strategy", help="Let the model decide when to split, or never split."),
+    typer.Option(
+        "--strategy",
+        metavar="NAME",
+        help="Let the model decide when to split (adaptive), never split (sequential), or think "
+        f"in a fixed shape ({', '.join(get_args(Strategy)[2:])}).",
+    ),
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        metavar="T",
+        help="Of a model that continues text: votes and searches need more than 0.",
+        show_default="the model's own",
+    ),
+]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="NAME",
+        help="How the model says spawn and join; 'apr-agents protocols' lists the names.",
+        show_default="threadweaver, or tool_calls for a chat model",
+    ),
 ]
 MergeOption = Annotated[
     Merge, typer.Option("--merge", help="What the model sees of its finished threads.")
@@ -97,9 +144,11 @@ class AgentOptions:
     """How the agent of a command is to be."""
 
     model: str
-    threads: int | None
-    strategy: Strategy
-    merge: Merge
+    threads: Budget
+    strategy: str
+    protocol: str | None = None
+    temperature: float | None = None
+    merge: str
     join: str
     tools: Sequence[Path]
     max_depth: int
@@ -113,10 +162,16 @@ class LoadedAgent:
     backend: Backend | ChatBackend
 
 
-def load(options: AgentOptions, console: Console) -> LoadedAgent:
-    """Load the model and build the agent; ``console`` says what takes so long."""
+def load(options: AgentOptions, console: Console, *, gate: Gate | None = None) -> LoadedAgent:
+    """Load the model and build the agent; ``console`` says what takes so long.
+
+    Args:
+        gate: bounds the model's calls over several agents.
+    """
     limits = Limits(max_depth=options.max_depth)
-    if options.threads is not None:
+    if options.threads == "auto":
+        limits = replace(limits, max_threads="auto")
+    elif options.threads is not None:
         limits = replace(limits, max_threads=options.threads, max_total_threads=options.threads)
     with console.status("Loading the model …"):
         from apr_agents.backends import resolve
@@ -131,8 +186,11 @@ def load(options: AgentOptions, console: Console) -> LoadedAgent:
         graph = create_parallel_agent(
             options.model,
             tools,
+            protocol=options.protocol,
             limits=limits,
+            gate=gate,
             strategy=options.strategy,
+            temperature=options.temperature,
             merge=options.merge,
             join=options.join,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,6 +56,14 @@ def serve(
         float,
         typer.Option("--max-body", min=0.001, metavar="MIB", help="The largest request."),
     ] = 4.0,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(
+            "--dtype",
+            help="Precision of the weights.",
+            show_default="float32 on a CPU, as they were saved on a GPU",
+        ),
+    ] = None,
     grace: Annotated[
         float,
         typer.Option(
@@ -74,6 +82,8 @@ def serve(
     kind, _, source = model.partition(":")
     if model != "bundled" and not (kind == "local" and source):
         raise InvalidOption("MODEL", model, "'bundled' or 'local:DIRECTORY_OR_HUB_ID'")
+    if dtype is not None and not source:
+        raise InvalidOption("--dtype", dtype, "left out for the bundled model")
     try:
         from apr_agents.server.app import ServerOptions, create_app
         from apr_agents.server.serving import Server, bind, is_public
@@ -93,7 +103,7 @@ def serve(
         from apr_agents.server.model import Model
         from apr_agents.tokens import end_ids
 
-        backend = resolve(model)
+        backend = LocalBackend.load(source, dtype=dtype) if source else resolve(model)
         assert isinstance(backend, LocalBackend)
         config, generation = backend.model.config, backend.model.generation_config
         ends = end_ids(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +18,17 @@ from apr_agents.cli.agent import (
     LoadedAgent,
     MergeOption,
     ModelOption,
+    ProtocolOption,
     StrategyOption,
+    TemperatureOption,
     ThreadsOption,
     ToolsOption,
     load,
     print_json,
     quiet,
 )
+from apr_agents.cli.files import check_writable
+from apr_agents.cli.ui import serve_page
 from apr_agents.errors import AprError, BackendFailed, EmptyQuestion, UnusableFile
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def solve(
     model: ModelOption = "bundled",
     threads: ThreadsOption = None,
     strategy: StrategyOption = "adaptive",
+    protocol: ProtocolOption = None,
+    temperature: TemperatureOption = None,
     merge: MergeOption = "conclusions",
     join: JoinOption = "all",
     tools: ToolsOption = NO_TOOLS,
@@ -53,6 +57,9 @@ def solve(
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Save the whole run as JSON.")
     ] = None,
+    in_browser: Annotated[
+        bool, typer.Option("--ui", help="Show the threads on a page, as 'apr-agents ui' does.")
+    ] = False,
 ) -> None:
     """Solve one question and show the threads while they run.
 
@@ -67,27 +74,35 @@ def solve(
     if not question.strip():
         raise EmptyQuestion
     if trace is not None:
-        _check_writable(trace)
+        check_writable(trace)
     options = AgentOptions(
         model=model,
         threads=threads,
         strategy=strategy,
+        protocol=protocol,
+        temperature=temperature,
         merge=merge,
         join=join,
         tools=tools,
         max_depth=max_depth,
     )
     console = Console(stderr=True, quiet=as_json)
+
+    def tell(trajectory: Trajectory) -> None:
+        if as_json:
+            print_json(_as_data(trajectory))
+        elif trajectory.answer is not None:
+            print(printable(trajectory.answer, lines=True), flush=True)
+        console.print(_measures(trajectory), style="dim", highlight=False)
+        if trace is not None:
+            _save(trajectory, trace)
+
+    if in_browser:
+        return serve_page(options, port=0, question=question, answered=tell)
     with quiet():
         agent = load(options, console)
         trajectory = asyncio.run(_run(agent, question, console))
-    if as_json:
-        print_json(_as_data(trajectory))
-    elif trajectory.answer is not None:
-        print(printable(trajectory.answer, lines=True), flush=True)
-    console.print(_measures(trajectory), style="dim", highlight=False)
-    if trace is not None:
-        _save(trajectory, trace)
+    tell(trajectory)
     if trajectory.answer is None:
         reason = trajectory.root.reason or "it ended without one"
         raise NoAnswer(f"{trajectory.root.status.replace('_', ' ')}, {reason}")
@@ -102,23 +117,12 @@ class NoAnswer(typer.TyperException):
 
 async def _run(agent: LoadedAgent, question: str, console: Console) -> Trajectory:
     from apr_agents.backends.chat import ChatBackend
+    from apr_agents.graph.watch import watch
     from apr_agents.trace.terminal import LiveThreads
-    from apr_agents.trace.trajectory import Trajectory
 
-    state: dict[str, Any] = {}
     try:
         with LiveThreads(console) as threads:
-            stream: AsyncIterator[Any] = agent.graph.astream(
-                {"messages": [("user", question)]},
-                stream_mode=["custom", "values"],
-                subgraphs=True,  # or the events of threads within threads stay behind
-            )
-            async for namespace, mode, data in stream:
-                if mode == "custom":
-                    threads.feed(data)
-                elif not namespace:
-                    state = data
-            trajectory = Trajectory.model_validate(state["trajectory"])
+            trajectory = await watch(agent.graph, question, threads.feed)
             threads.finish(trajectory)
     except Exception as error:
         if isinstance(error, AprError) or not isinstance(agent.backend, ChatBackend):
@@ -146,17 +150,6 @@ def _as_data(trajectory: Trajectory) -> dict[str, Any]:
         "metrics": trajectory.metrics().model_dump(mode="json"),
         "trajectory": trajectory.to_dict(),
     }
-
-
-def _check_writable(path: Path) -> None:
-    """Find out before the run, not after it."""
-    target = path if path.exists() else path.parent
-    if path.is_dir():
-        raise UnusableFile(str(path), "it is a directory")
-    if not path.parent.is_dir():
-        raise UnusableFile(str(path), "its directory does not exist")
-    if not os.access(target, os.W_OK):
-        raise UnusableFile(str(path), "it may not be written")
 
 
 def _save(trajectory: Trajectory, path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.tools import BaseTool
@@ -21,7 +22,8 @@ from apr_agents.backends.chat import ChatBackend
 from apr_agents.backends.gate import Gate
 from apr_agents.errors import InvalidOption
 from apr_agents.graph.chat import ChatMind
-from apr_agents.graph.join import JoinPolicy, resolve_join
+from apr_agents.graph.collector import MANY, spare_what_exists
+from apr_agents.graph.join import AsPlanned, JoinPolicy, resolve_join
 from apr_agents.graph.merge import MergePolicy, resolve_merge
 from apr_agents.graph.mind import Mind
 from apr_agents.graph.nodes import Edge, Node, Nodes
@@ -38,25 +40,27 @@ from apr_agents.graph.streams import AgentThreadsTransformer
 from apr_agents.graph.text import TextMind
 from apr_agents.graph.toolbox import Toolbox
 from apr_agents.limits import Limits
+from apr_agents.protocols import resolve_protocol
 from apr_agents.protocols.base import TextProtocol
 from apr_agents.protocols.threadweaver import ThreadWeaver
 from apr_agents.protocols.tool_calls import ToolCalls
-
-Strategy = Literal["adaptive", "sequential"]
+from apr_agents.strategies import resolve_strategy
+from apr_agents.strategies.base import Strategy
 
 
 def create_parallel_agent(
     model: str | Backend | BaseChatModel,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
     *,
-    protocol: TextProtocol | ToolCalls | None = None,
+    protocol: str | TextProtocol | ToolCalls | None = None,
     merge: str | MergePolicy | None = None,
     join: str | JoinPolicy = "all",
     parent_lane: bool = False,
     result: type[BaseModel] | None = None,
     limits: Limits | None = None,
     gate: Gate | None = None,
-    strategy: Strategy = "adaptive",
+    strategy: str | Strategy = "adaptive",
+    temperature: float | None = None,
     system_prompt: str | None = None,
     checkpointer: BaseCheckpointSaver[Any] | None = None,
     store: BaseStore | None = None,
@@ -74,7 +78,9 @@ def create_parallel_agent(
             ``init_chat_model`` takes.
         tools: tools that the model and its threads may call; chat models only.
         protocol: how the model says spawn and join; by default tool calls for a chat model,
-            ThreadWeaver's tags for one that continues text.
+            ThreadWeaver's tags for one that continues text. A protocol, or its name:
+            ``"threadweaver"``, ``"apr"``, ``"multiverse"``, ``"parallel_r1"``, ``"npr"``,
+            ``"tool_calls"``.
         merge: what the parent sees of its threads: ``"full"``, ``"conclusions"`` (the
             default), ``"summary"``, ``"count"``, ``"union"``, ``"sum"``, or a `MergePolicy`.
         join: how many threads a block waits for, where the model does not say: ``"all"``,
@@ -85,7 +91,13 @@ def create_parallel_agent(
             with an exception.
         gate: bounds model calls over several agents; by default each agent has its own,
             with the bounds of ``limits``.
-        strategy: ``"adaptive"``: the model decides; ``"sequential"``: it may not split.
+        strategy: ``"adaptive"``: the model decides; ``"sequential"``: it may not split; or
+            what decides in its place, on the same threads and limits: ``"self_consistency"``,
+            ``"best_of_n"``, ``"skeleton_of_thought"``, ``"tree_of_thoughts"``, ``"mcts"``,
+            ``"beam"``, or a `Strategy` with options of its own. Its threads are asked like the
+            question and may not split.
+        temperature: of a model that continues text; ``None``: as the backend is set, 0 unless
+            it says otherwise. A chat model has its own.
         system_prompt: put before every conversation.
         checkpointer: makes runs durable; every finished thread is saved.
         store: LangGraph's long-term memory, handed to the compiled graph.
@@ -97,14 +109,14 @@ def create_parallel_agent(
         MissingExtra: the model needs packages that are not installed.
         InvalidOption: an option has a value it cannot have.
     """
-    if strategy not in ("adaptive", "sequential"):
-        raise InvalidOption("strategy", strategy, "'adaptive' or 'sequential'")
+    planned = resolve_strategy(strategy)
     limits = limits or Limits()
     if strategy == "sequential":
         limits = replace(limits, max_threads=0)
     runner = create_runner(
         model,
         tools,
+        strategy=planned,
         protocol=protocol,
         merge=merge,
         join=join,
@@ -112,6 +124,7 @@ def create_parallel_agent(
         result=result,
         limits=limits,
         gate=gate,
+        temperature=temperature,
         system_prompt=system_prompt,
     )
     thinking = _Thinking(runner)
@@ -119,7 +132,7 @@ def create_parallel_agent(
     graph.add_node("start", thinking.node(thinking.nodes.start))
     graph.add_edge(START, "start")
     graph.add_edge("start", "reason")
-    thinking.add(graph, depth=limits.max_depth)
+    thinking.add(graph, depth=runner.limits.max_depth)
     return graph.compile(
         checkpointer=checkpointer, store=store, name=name, transformers=[AgentThreadsTransformer]
     )
@@ -128,37 +141,55 @@ def create_parallel_agent(
 class ThreadOptions(TypedDict, total=False):
     """How threads run: the options of `create_parallel_agent` that are about threads."""
 
-    protocol: TextProtocol | ToolCalls | None
+    protocol: str | TextProtocol | ToolCalls | None
     merge: str | MergePolicy | None
     join: str | JoinPolicy
     parent_lane: bool
     result: type[BaseModel] | None
     limits: Limits | None
     gate: Gate | None
+    temperature: float | None
     system_prompt: str | None
 
 
 def create_runner(
     model: str | Backend | BaseChatModel,
     tools: Sequence[BaseTool | Callable[..., Any]] = (),
+    *,
+    strategy: Strategy | None = None,
     **options: Unpack[ThreadOptions],
 ) -> Runner:
     """The live side of an agent; see `create_parallel_agent`."""
     limits = options.get("limits") or Limits()
+    if strategy is not None:
+        _refuse_options_of_blocks(strategy, options)
+        limits = replace(limits, max_depth=min(limits.max_depth, 1))
+    if limits.max_total_threads >= MANY:
+        spare_what_exists()
     return Runner(
-        mind=_mind(
-            model,
-            options.get("protocol"),
-            options.get("system_prompt"),
-            tools,
-            options.get("result"),
-        ),
+        mind=_mind(model, tools, strategy, options),
         merge=resolve_merge(options.get("merge")),
-        join_policy=resolve_join(options.get("join", "all")),
+        join_policy=AsPlanned(strategy) if strategy else resolve_join(options.get("join", "all")),
         limits=limits,
         gate=options.get("gate") or Gate(limits.max_concurrency, limits.requests_per_second),
         parent_lane=options.get("parent_lane", False),
+        strategy=strategy,
     )
+
+
+def _refuse_options_of_blocks(strategy: Strategy, options: ThreadOptions) -> None:
+    """A strategy reads its threads itself: what is for blocks of a model's own has no effect."""
+    defaults: dict[str, tuple[Any, ...]] = {
+        "merge": (None, "conclusions"),
+        "join": ("all",),
+        "parent_lane": (False,),
+        "result": (None,),
+    }
+    for option, values in defaults.items():
+        given = options.get(option, values[0])
+        if given not in values:
+            takes = f"left out with the strategy {strategy.name!r}, which reads its threads itself"
+            raise InvalidOption(option, given, takes)
 
 
 def block_graph(runner: Runner) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -178,24 +209,43 @@ def block_graph(runner: Runner) -> CompiledStateGraph[Any, Any, Any, Any]:
 
 def _mind(
     model: str | Backend | BaseChatModel,
-    protocol: TextProtocol | ToolCalls | None,
-    system_prompt: str | None,
     tools: Sequence[BaseTool | Callable[..., Any]],
-    result: type[BaseModel] | None,
+    strategy: Strategy | None,
+    options: ThreadOptions,
 ) -> Mind:
     """The mind that fits a model."""
+    protocol = resolve_protocol(options.get("protocol"))
+    system_prompt = options.get("system_prompt")
+    result, temperature = options.get("result"), options.get("temperature")
     backend = resolve(model)
+    logprobs = strategy is not None and strategy.needs_logprobs
+    if strategy is not None and logprobs and not backend.tells_logprobs:
+        takes = f"another one: {backend.name} does not tell how likely its output is"
+        raise InvalidOption("strategy", strategy.name, takes)
     if isinstance(backend, ChatBackend):
         if isinstance(protocol, TextProtocol):
             raise InvalidOption("protocol", protocol.name, "'tool_calls' for a chat model")
+        if temperature is not None:
+            raise InvalidOption("temperature", temperature, "set on the chat model itself")
         made = [tool if isinstance(tool, BaseTool) else as_tool(tool) for tool in tools]
-        return ChatMind(backend, protocol or ToolCalls(), system_prompt, made, result)
+        return ChatMind(
+            backend, protocol or ToolCalls(), system_prompt, made, result, logprobs=logprobs
+        )
     if isinstance(protocol, ToolCalls):
         raise InvalidOption("protocol", protocol.name, "one for a model that continues text")
     for option, given in (("tools", tools), ("result", result)):
         if given:
             raise InvalidOption(option, given, "left out for a model that continues text")
-    return TextMind(backend, protocol or ThreadWeaver(), system_prompt)
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise InvalidOption("temperature", temperature, "0 or more")
+    return TextMind(
+        backend,
+        protocol or ThreadWeaver(),
+        system_prompt,
+        temperature=temperature,
+        logprobs=logprobs,
+        isolated=strategy is not None,
+    )
 
 
 class _Thinking:

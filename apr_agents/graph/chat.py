@@ -24,7 +24,7 @@ from pydantic import BaseModel
 
 from apr_agents.backends.base import Delta, approximate_tokens
 from apr_agents.backends.chat import ChatBackend
-from apr_agents.graph.mind import Mind, Output, Turn, cut, sound
+from apr_agents.graph.mind import Mind, Output, Turn, cut, sound, sound_message
 from apr_agents.graph.state import Thread
 from apr_agents.json_calls import instructions, is_deep, plain, read_calls
 from apr_agents.protocols.base import Decision, Ended
@@ -41,6 +41,9 @@ from apr_agents.types import (
     in_context,
 )
 
+SILENCE = AIMessage("")
+"""What a model has said before it says anything."""
+
 CUT_SHORT = {"length", "max_tokens", "MAX_TOKENS"}
 """Finish reasons, stop reasons of a message that broke off at a limit."""
 
@@ -50,6 +53,7 @@ class ChatMind(Mind):
 
     Args:
         result: a schema for what every thread must return.
+        logprobs: have the model tell how likely its output is.
     """
 
     backend: ChatBackend
@@ -62,13 +66,16 @@ class ChatMind(Mind):
         system_prompt: str | None,
         tools: Sequence[BaseTool] = (),
         result: type[BaseModel] | None = None,
+        *,
+        logprobs: bool = False,
     ) -> None:
         self.backend, self.says, self.system_prompt = backend, protocol, system_prompt
         self.tools, self.result = {tool.name: tool for tool in tools}, result
+        self.logprobs = logprobs
 
     def begin(self, messages: Sequence[AnyMessage], budget: int) -> list[AnyMessage]:
         system = [SystemMessage(self.system_prompt)] if self.system_prompt else []
-        return [*system, *(m.model_copy(update={"content": sound(m.content)}) for m in messages)]
+        return [*system, *map(sound_message, messages)]
 
     def enter(self, parent: Thread, outline: Outline, budget: int) -> list[AnyMessage]:
         asked = HumanMessage(outline.text)
@@ -96,10 +103,11 @@ class ChatMind(Mind):
     def conclusion(self, thread: Thread) -> str:
         if thread.concluded is not None:
             return thread.concluded
-        return self.says.conclusion(_last_word(in_context(thread.steps)))
+        return self.says.conclusion(_last_text(in_context(thread.steps), Call, Block))
 
     def answer(self, thread: Thread) -> str | None:
-        return _last_word(in_context(thread.steps)) or _last_word(thread.steps) or None
+        kept, steps = in_context(thread.steps), thread.steps
+        return _last_text(kept, Call) or _last_text(steps, Call) or None
 
     def messages(self, thread: Thread, *, artifacts: bool = False) -> list[AnyMessage]:
         """The thread's context; with ``artifacts``, joins carry the full results for tools."""
@@ -121,7 +129,8 @@ def _messages(steps: Sequence[Step], *, artifacts: bool) -> Iterator[AnyMessage]
                 yield step.message or AIMessage(step.text)
             case ToolUse(call=call):
                 status: Any = "error" if step.failed else "success"
-                yield ToolMessage(step.text, tool_call_id=call.id, name=call.name, status=status)
+                text = step.text if step.shown is None else step.shown
+                yield ToolMessage(text, tool_call_id=call.id, name=call.name, status=status)
             case Block(answers=str()):
                 yield ToolMessage(
                     step.joined,
@@ -140,13 +149,11 @@ def artifact(threads: Sequence[ThreadResult]) -> dict[str, Any]:
     return {"threads": [thread.model_dump(mode="json") for thread in threads]}
 
 
-def _last_word(steps: Sequence[Step]) -> str:
-    """The last thing that the model said, or that its threads came to."""
-    for step in reversed(steps):
-        match step:
-            case Call(text=text) | Block(joined=text) if text.strip():
-                return text
-    return ""
+def _last_text(steps: Sequence[Step], *kinds: type[Call | Block]) -> str:
+    """The last that the model said (`Call`) or that its threads came to (`Block`)."""
+    told = (step for step in reversed(steps) if isinstance(step, kinds))
+    texts = (step.text if isinstance(step, Call) else step.joined for step in told)
+    return next((text for text in texts if text.strip()), "")
 
 
 class _Message(Turn):
@@ -161,7 +168,7 @@ class _Message(Turn):
     ) -> None:
         self.mind, self.prompt, self.tools, self.limit = mind, messages, tools, limit
         self.pieces: list[AIMessageChunk | AIMessage] = []
-        self.message = AIMessage("")
+        self.message = SILENCE
 
     def estimate(self) -> int:
         return sum(approximate_tokens(message.text) for message in self.prompt)
@@ -173,13 +180,15 @@ class _Message(Turn):
             # Providers take calls and their results only along with tools.
             prompt, tools = plain(prompt, instructions(tools) if tools else ""), ()
         backend, written, told = self.mind.backend, "", 0
-        pieces = backend.stream(prompt, tools, max_tokens=self.limit, config=config)
+        pieces = backend.stream(
+            prompt, tools, max_tokens=self.limit, logprobs=self.mind.logprobs, config=config
+        )
         async with aclosing(pieces):
             async for piece in pieces:
                 self.pieces.append(piece)
                 self.said = piece.id
-                args = [part["args"] or "" for part in getattr(piece, "tool_call_chunks", ())]
-                written += "".join([piece.text, *args])
+                parts = piece.tool_call_chunks if isinstance(piece, AIMessageChunk) else ()
+                written += "".join([piece.text, *(part["args"] or "" for part in parts)])
                 tokens = backend.count(written) - told
                 told += tokens
                 yield Delta(piece.text, tokens)
@@ -194,7 +203,10 @@ class _Message(Turn):
             calls = "".join(f"{call['name']}{call['args']}" for call in self.message.tool_calls)
             total = backend.count(self.message.text) + backend.count(calls)
             asked = self.estimate()
-        yield Delta("", max(1, total) - told, asked, ended=True)
+        details = usage.get("input_token_details") if usage else None
+        cached = details.get("cache_read") if details else None
+        logprob = _logprob(self.message)
+        yield Delta("", max(1, total) - told, asked, True, cached, logprob)
 
     def call(self, output: Output) -> Call:
         """The step to record."""
@@ -207,17 +219,18 @@ class _Message(Turn):
         )
         return Call(
             text=message.text if output.ended else output.text,
-            tokens=output.tokens,
-            prompt_tokens=output.prompt_tokens,
             message=message if more else None,
+            **output.measured,
         )
 
 
 def _normal(pieces: Sequence[AIMessageChunk | AIMessage], *, in_json: bool) -> AIMessage:
     """All the pieces as one message, each of its calls with an id of its own."""
     chunks = [piece for piece in pieces if isinstance(piece, AIMessageChunk)]
-    whole = add_ai_message_chunks(*chunks) if len(chunks) > 1 else (pieces or [AIMessage("")])[0]
+    whole = add_ai_message_chunks(*chunks) if len(chunks) > 1 else (pieces or [SILENCE])[0]
     message = cast(AIMessage, message_chunk_to_message(whole))
+    if not (in_json or message.tool_calls or message.invalid_tool_calls):
+        return sound_message(message)
     content, made, invalid = message.content, message.tool_calls, message.invalid_tool_calls
     if in_json:
         content, made, invalid = read_calls(message.text)
@@ -236,6 +249,13 @@ def _normal(pieces: Sequence[AIMessageChunk | AIMessage], *, in_json: bool) -> A
     return message.model_copy(update=sound(update))
 
 
+def _logprob(message: AIMessage) -> float | None:
+    """The log-probability of a message, where its provider tells it as OpenAI does."""
+    told = message.response_metadata.get("logprobs")
+    tokens = told.get("content") if isinstance(told, dict) else None
+    return sum(token["logprob"] for token in tokens) if tokens else None
+
+
 class _Answering(_Message):
     """The next message of a thread."""
 
@@ -243,8 +263,7 @@ class _Answering(_Message):
         self.own = mind.allowed(thread)
         is_thread = thread.outline is not None and not thread.outline.is_lane
         self.result = mind.result if is_thread else None
-        notes = (step for step in in_context(thread.steps) if isinstance(step, Note))
-        self.corrected = any(map(mind.says.corrects, notes))
+        self.notes = [step for step in in_context(thread.steps) if isinstance(step, Note)]
         self.budget, self.discardable = budget, thread.latest_block is not None
         controls = mind.says.controls(
             threads=budget, discardable=self.discardable, result=self.result
@@ -263,11 +282,13 @@ class _Answering(_Message):
             discardable=self.discardable,
             result=self.result,
             tools=self.own,
-            corrected=self.corrected,
+            notes=self.notes,
         )
         made = [each for each in message.tool_calls if each["name"] not in self.own]
-        closing = "".join(f"\n[{each['name']} {each['args']}]" for each in made)
-        return call.model_copy(update={"closing": closing}), decisions
+        if made:
+            closing = "".join(f"\n[{each['name']} {each['args']}]" for each in made)
+            call = call.model_copy(update={"closing": closing})
+        return call, decisions
 
 
 class _Summing(_Message):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from apr_agents.errors import InvalidOption
 from apr_agents.graph.state import Thread
+from apr_agents.strategies.base import Strategy
 from apr_agents.types import ThreadResult
 
 NOT_NEEDED = "the other threads had decided"
@@ -22,7 +23,13 @@ are forgotten."""
 
 
 class JoinPolicy(ABC):
-    """Decides when a block is settled, though some of its threads still run."""
+    """Decides when a block is settled, though some of its threads still run.
+
+    A policy that raises decides nothing: the block goes on as if it were not settled and had
+    no verdict, and a note says so. A thread that had asked a human, by ``interrupt()``, before
+    its block was settled still holds the run up; resumed with an answer or with ``None``, it
+    is cancelled. (In a process that did not see the block settled, it goes on instead.)
+    """
 
     name: str
 
@@ -132,6 +139,20 @@ class Vote(JoinPolicy):
         return ballots
 
 
+@dataclass(frozen=True)
+class AsPlanned(JoinPolicy):
+    """What a strategy needs of its own blocks."""
+
+    strategy: Strategy
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.strategy.name
+
+    def settled(self, finished: Sequence[ThreadResult], threads: int) -> bool:
+        return self.strategy.settled(finished, threads)
+
+
 STANDARD: dict[str, JoinPolicy] = {
     policy.name: policy for policy in (All(), FirstSuccess(), Vote())
 }
@@ -159,6 +180,17 @@ class _Block:
     finished: dict[str, ThreadResult] = field(default_factory=dict)
     lanes: set[str] = field(default_factory=set)
     settled: bool = False
+    fault: Exception | None = None
+
+    def settle(self, policy: JoinPolicy, threads: int) -> bool:
+        """Whether its results settle it now, if they did not before."""
+        if self.settled:
+            return False
+        try:
+            self.settled = bool(policy.settled(list(self.finished.values()), threads))
+        except Exception as error:
+            self.fault = error
+        return self.settled
 
     def is_without(self, thread_id: str) -> bool:
         """Whether it is settled, and this thread not needed. A lane always is: it is the parent."""
@@ -196,9 +228,8 @@ class Races:
         block = self._block(run, result.id)
         block.finished.pop(result.id, None)  # after a restart it is told once more
         block.finished[result.id] = result
-        if block.settled or not policy.settled(list(block.finished.values()), threads):
+        if not block.settle(policy, threads):
             return
-        block.settled = True
         for deadline, (other, thread) in list(self._running.items()):
             if other == run and self.lost(run, thread) and not deadline.expired():
                 deadline.reschedule(0)
@@ -214,9 +245,10 @@ class Races:
             path = parent
         return False
 
-    def joined(self, thread: Thread) -> None:
-        """The block that ``thread`` waited for is joined: forget it."""
-        self._blocks.pop((thread.run, thread.id), None)
+    def joined(self, thread: Thread) -> Exception | None:
+        """The block that ``thread`` waited for is over: forget it. What its policy raised."""
+        block = self._blocks.pop((thread.run, thread.id), None)
+        return block.fault if block is not None else None
 
     def _block(self, run: str, thread_id: str) -> _Block:
         key = (run, thread_id.rpartition(".")[0])

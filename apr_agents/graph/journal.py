@@ -46,7 +46,9 @@ class Journal:
     ) -> AsyncIterator[Journal]:
         """The journal of the node that runs with ``config``, which finds it when it runs again.
 
-        All that was added is written when it is closed, even if the node is cancelled.
+        All that was added is written when it is closed, even if the node is cancelled. A node
+        that is killed under ``durability="exit"`` leaves no checkpoint to go on from: its run
+        starts over, and the journal stays, unread, until the conversation is deleted.
 
         Raises:
             Exception: the saver could not write it.

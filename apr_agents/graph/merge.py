@@ -1,4 +1,4 @@
-"""What a parent sees of its threads. Nothing is lost: full transcripts stay in the record."""
+"""What a thread sees of its own threads and tools. All is kept in full in the record."""
 
 from __future__ import annotations
 
@@ -139,27 +139,22 @@ def show(policy: MergePolicy, results: Sequence[ThreadResult], verdict: str | No
     Args:
         verdict: what the join policy says for all of them.
     """
-    done = [result for result in results if result.status == "done" and not is_lane(result)]
+    done = [result for result in results if result.status == "done" and not result.is_lane]
     reduced = verdict if verdict is not None else policy.reduce([r.conclusion for r in done])
     shown = []
     for result in results:
-        number = result.outline.number if result.outline else ""
-        if is_lane(result):
+        number, asked = result.outline[:2] if result.outline else ("", "")
+        if result.is_lane:
             shown.append(Shown(number, result.transcript, True, result.id))
         elif result.status == "done":
             if reduced is None:
-                shown.append(Shown(number, *policy.show(result), result.id))
+                shown.append(Shown(number, *policy.show(result), result.id, asked))
             elif result is done[0]:
                 shown.append(Shown(number, reduced))
         elif verdict is None or result.status != "cancelled":
             why = " ".join((result.reason or "").split())[:LONGEST_REASON]
-            shown.append(Shown(number, f"({result.status}: {why})", False, result.id))
+            shown.append(Shown(number, f"({result.status}: {why})", False, result.id, asked))
     return shown
-
-
-def is_lane(result: ThreadResult) -> bool:
-    """Whether the thread was its parent's own lane."""
-    return result.outline is not None and result.outline.is_lane
 
 
 def fit(
@@ -200,6 +195,27 @@ def fit(
         if count(line) <= room:
             return line
     return tail(line, room)
+
+
+def shortened(
+    text: str,
+    room: int,
+    *,
+    count: Callable[[str], int],
+    tail: Callable[[str, int], str],
+) -> str:
+    """``text`` in at most ``room`` tokens: its start, how much is left out, and its end."""
+    total = count(text)
+    kept = room if total > room else 0
+    while kept > 0:
+        start = text[: len(text) - len(tail(text, total - kept // 2))]
+        left_out = f"\n[… {total - kept} of {total} tokens are left out here …]\n"
+        cut = start + left_out + tail(text, kept - kept // 2)
+        over = count(cut) - room
+        if over <= 0:
+            return cut
+        kept -= over
+    return text if total <= room else tail(text, room)
 
 
 def _share(lengths: Sequence[int], room: int) -> int:

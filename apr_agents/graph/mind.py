@@ -9,16 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 
 from apr_agents.backends.base import Delta
 from apr_agents.graph.state import Thread
-from apr_agents.protocols.base import Cut, Decision, Shown, Visibility
+from apr_agents.protocols.base import Cut, Decision, Shown, Visibility, question_at
 from apr_agents.types import Call, Outline
+
+M = TypeVar("M", bound=BaseMessage)
 
 Base = str | list[AnyMessage]
 """The context that a thread starts from."""
@@ -26,12 +28,41 @@ Base = str | list[AnyMessage]
 
 @dataclass
 class Output:
-    """What one model call has given so far."""
+    """What one model call has given so far, and how long that took; see `Generated`.
+
+    Attributes:
+        waited: ``None`` until the gate lets it through.
+        ended: the model ended by itself.
+    """
 
     text: str = ""
     tokens: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    logprob: float | None = None
+    budget: int = 0
+    lanes: int | None = None
+    started: float = 0.0
+    waited: float | None = None
+    first_token: float | None = None
+    seconds: float = 0.0
     ended: bool = False
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What its step records beside its text."""
+        return {
+            "tokens": self.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "logprob": self.logprob,
+            "budget": self.budget,
+            "lanes": self.lanes,
+            "started": self.started,
+            "waited": self.seconds if self.waited is None else self.waited,
+            "first_token": self.first_token,
+            "seconds": self.seconds,
+        }
 
 
 def cut(output: Output, limit: int) -> Cut:
@@ -96,11 +127,17 @@ class Model(Protocol):
     @property
     def context_length(self) -> int | None: ...
 
+    @property
+    def tells_logprobs(self) -> bool: ...
+
     def count(self, text: str) -> int:
         """Tokens in ``text``."""
 
     def tail(self, text: str, tokens: int) -> str:
         """The end of ``text``, about ``tokens`` tokens long."""
+
+    async def free_lanes(self) -> int | None:
+        """Calls it could take beside those it has; ``None`` where it cannot tell."""
 
 
 class Mind(ABC):
@@ -136,20 +173,45 @@ class Mind(ABC):
 
     @abstractmethod
     def answer(self, thread: Thread) -> str | None:
-        """The root's answer; ``None`` when it gave none."""
+        """The root's answer, in its model's words; ``None`` when it gave none."""
 
 
 def sound(data: Any) -> Any:
     """``data`` without halves of surrogate pairs: broken bytes that no file or model can take."""
     match data:
         case str():
-            return data.encode("utf-8", "replace").decode("utf-8")
+            return data if data.isascii() else data.encode("utf-8", "replace").decode("utf-8")
         case list():
             return [sound(item) for item in data]
         case dict():
             return {sound(key): sound(value) for key, value in data.items()}
         case _:
             return data
+
+
+def sound_message(message: M) -> M:
+    """The message with a sound content."""
+    content = sound(message.content)
+    if content == message.content:
+        return message
+    return message.model_copy(update={"content": content})
+
+
+def asked(base: Base) -> str:
+    """The question of a conversation."""
+    assert isinstance(base, list)
+    return base[question_at(base)].text
+
+
+def asking(base: Base, question: str) -> list[AnyMessage]:
+    """A conversation with another question in the place of its own; its pictures stay."""
+    assert isinstance(base, list)
+    messages, at = base, question_at(base)
+    content: str | list[Any] = question
+    if isinstance(messages[at].content, list):
+        others = [block for block in messages[at].content_blocks if block["type"] != "text"]
+        content = [*others, {"type": "text", "text": question}]
+    return [*messages[:at], HumanMessage(content), *messages[at + 1 :]]
 
 
 def as_text(base: Base) -> str:

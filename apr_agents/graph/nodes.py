@@ -45,7 +45,7 @@ class Node(Runnable[State, State]):
     def _scene(self, config: RunnableConfig | None) -> Scene:
         saved = checkpointer_of(config) is not None
 
-        async def use(thread: Thread, call: ToolCall) -> ToolUse:
+        async def use(thread: Thread, call: ToolCall, config: RunnableConfig | None) -> ToolUse:
             assert self.toolbox is not None
             return await self.toolbox.use(thread, call, config, durable=saved)
 
@@ -82,7 +82,7 @@ class Nodes:
 
     async def start(self, state: State, scene: Scene) -> State:
         """Messages in; a fresh root thread out."""
-        thread = self.runner.start(state["messages"])
+        thread = self.runner.start(state["messages"], await self.runner.free_lanes())
         return {"thread": plain(thread, scene), "results": Overwrite([]), "uses": Overwrite([])}
 
     async def reason(self, state: State, scene: Scene) -> State:
@@ -97,7 +97,7 @@ class Nodes:
             return update | {"results": Overwrite([plain(result, scene)])}
         trajectory = self.runner.trajectory(thread, scene.emit)
         message = AIMessage(
-            trajectory.answer or "",
+            trajectory.answer or self.runner.findings(thread),
             id=thread.said,  # or the answer would come twice in a stream of messages
             response_metadata={"status": thread.status, "reason": thread.reason},
         )
@@ -106,7 +106,7 @@ class Nodes:
     async def spawn(self, state: State, scene: Scene) -> State:
         """A block that the thread was told to ask for."""
         thread = Thread.of(state["thread"])
-        self.runner.spawn(thread, SPAWN.validate_python(state["spawn"]), scene.emit)
+        await self.runner.spawn(thread, SPAWN.validate_python(state["spawn"]), scene.emit)
         return {"thread": plain(thread, scene)}
 
     async def threads(self, state: State, scene: Scene) -> State:

@@ -6,11 +6,19 @@ Knows a mind, the policies and the limits; never LangGraph.
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Unpack
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
@@ -18,10 +26,29 @@ from langchain_core.runnables import RunnableConfig
 from apr_agents.backends.base import Delta
 from apr_agents.backends.gate import STARTED_TOGETHER, Gate
 from apr_agents.errors import EmptyQuestion, InvalidOption
+from apr_agents.graph import tracing
 from apr_agents.graph.join import NOT_NEEDED, JoinPolicy, Races, resolve_join
-from apr_agents.graph.merge import LEAST, MergePolicy, fit, is_lane, show
-from apr_agents.graph.mind import Mind, Output, Speech, Turn, as_text
-from apr_agents.graph.state import Race, Thread
+from apr_agents.graph.merge import (
+    LEAST,
+    LONGEST_REASON,
+    Conclusions,
+    MergePolicy,
+    fit,
+    shortened,
+    show,
+)
+from apr_agents.graph.mind import (
+    Base,
+    Mind,
+    Output,
+    Speech,
+    Turn,
+    as_text,
+    asked,
+    asking,
+    sound_message,
+)
+from apr_agents.graph.state import Race, Thread, now
 from apr_agents.limits import Allowance, Limits
 from apr_agents.protocols.base import (
     Cut,
@@ -31,15 +58,20 @@ from apr_agents.protocols.base import (
     Malformed,
     Shown,
     Spawn,
+    Undecided,
     Use,
 )
-from apr_agents.trace.events import Emit
+from apr_agents.protocols.tool_calls import ToolCalls
+from apr_agents.strategies.base import Strategy
+from apr_agents.trace.events import Emit, EventType, Told
 from apr_agents.trace.trajectory import Trajectory
 from apr_agents.types import (
     Backtrack,
     Block,
     Call,
     Note,
+    NoteEvent,
+    Outline,
     Summary,
     ThreadResult,
     ThreadStatus,
@@ -48,6 +80,8 @@ from apr_agents.types import (
 )
 
 Failure = tuple[ThreadStatus, str]
+
+CANCELLED = "the call was cancelled"
 
 
 @dataclass(frozen=True)
@@ -63,7 +97,7 @@ class Scene:
 
     emit: Emit
     config: RunnableConfig | None = None
-    use: Callable[[Thread, ToolCall], Awaitable[ToolUse]] | None = None
+    use: Callable[[Thread, ToolCall, RunnableConfig | None], Awaitable[ToolUse]] | None = None
     saved: bool = False
 
 
@@ -74,6 +108,7 @@ class Runner:
     Attributes:
         parent_lane: whether a parent goes on with a lane of its own while its threads run.
         host: how to speak to the root, where that is an agent around it rather than ``mind``.
+        strategy: what decides for the root in the place of its model.
     """
 
     mind: Mind
@@ -83,27 +118,30 @@ class Runner:
     gate: Gate
     parent_lane: bool = False
     host: Speech | None = None
+    strategy: Strategy | None = None
     races: Races = field(default_factory=Races)
 
-    @property
-    def budget(self) -> int:
-        """Threads that a prompt announces."""
-        return self._budget(Allowance.of(self.limits))
+    async def free_lanes(self) -> int | None:
+        """Lanes of the model that are free now, where the limits depend on it."""
+        return await self.mind.backend.free_lanes() if self.limits.max_threads == "auto" else None
 
     def _budget(self, allowance: Allowance) -> int:
+        """Threads that a prompt announces."""
         allowed = allowance.block_size(self.limits)
         most = self.mind.backend.most_threads
         return allowed if most is None else min(allowed, most)
 
     # --- the life of a thread ------------------------------------------------
 
-    def start(self, messages: Sequence[AnyMessage]) -> Thread:
-        """The root thread for a conversation."""
+    def start(self, messages: Sequence[AnyMessage], lanes: int | None = None) -> Thread:
+        """The root thread for a conversation, while ``lanes`` lanes of the model are free."""
         if not any(message.text.strip() for message in messages):
             raise EmptyQuestion
-        allowance = Allowance.of(self.limits)
-        base = self.mind.begin(messages, self._budget(allowance))
-        return Thread(run=uuid.uuid4().hex, base=base, allowance=allowance)
+        allowance = Allowance.of(self.limits, lanes)
+        base: Base = [*map(sound_message, messages)]
+        if self.strategy is None:
+            base = self.mind.begin(messages, self._budget(allowance))
+        return Thread(run=uuid.uuid4().hex, base=base, allowance=allowance, began=now())
 
     async def reason(self, thread: Thread, scene: Scene) -> None:
         """Let ``thread`` think until it waits for threads or tools, or has ended.
@@ -112,15 +150,26 @@ class Runner:
             Exception: the root's model call failed. Any other thread ends as ``failed``.
         """
         if not thread.steps:
+            thread.started = thread.clock()
             outline = thread.outline.text if thread.outline else ""
-            scene.emit({"type": "started", "id": thread.id, "text": outline})
+            _tell(scene.emit, thread, "started", text=outline)
         while thread.status is None and not thread.waits:
-            await self._think(thread, scene)
+            if self.strategy is not None and thread.is_root:
+                await self._decide(self.strategy, thread, scene)
+            else:
+                await self._think(thread, scene)
         if thread.status == "done" and not thread.is_root:
             await self._summarize(thread, scene)
 
     async def live(self, thread: Thread, scene: Scene) -> ThreadResult:
         """The whole life of a thread and of all below it, in this coroutine."""
+        if not tracing.is_heard(scene.config):
+            return await self._live(thread, scene)
+        return await tracing.live(
+            thread, scene.config, lambda config: self._live(thread, replace(scene, config=config))
+        )
+
+    async def _live(self, thread: Thread, scene: Scene) -> ThreadResult:
         while True:
             await self.reason(thread, scene)
             if thread.status is not None:
@@ -171,21 +220,35 @@ class Runner:
 
     async def use(self, thread: Thread, call: ToolCall, scene: Scene) -> ToolUse:
         """One tool call of ``thread``, within its time."""
+        _tell(scene.emit, thread, "tool", call=call.id, text=call.shown)
+        use = await self._used(thread, call, scene)
+        status: ThreadStatus = "failed" if use.failed else "done"
+        _tell(scene.emit, thread, "returned", call=call.id, text=use.text, status=status)
+        return use
+
+    async def _used(self, thread: Thread, call: ToolCall, scene: Scene) -> ToolUse:
         assert scene.use is not None
-        scene.emit({"type": "tool", "id": thread.id, "text": f"{call.name}({call.args})"})
-        started = time.monotonic()
+        started = thread.clock()
         try:
             async with asyncio.timeout(thread.allowance.seconds) as deadline:
                 with self.races.running(thread, deadline):
-                    return await scene.use(thread, call)
+                    return await scene.use(thread, call, scene.config)
         except TimeoutError:
-            text = f"It did not return within {thread.allowance.seconds:.3g} s."
-            if self.races.lost(thread.run, thread.id):
-                text = f"It was stopped: {NOT_NEEDED}."
-            seconds = time.monotonic() - started
-            return ToolUse(call=call, text=text, failed=True, seconds=seconds)
+            _, why = self._out_of_time(thread)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            why = CANCELLED
+        text, seconds = f"It was stopped: {why}.", thread.clock() - started
+        return ToolUse(call=call, text=text, failed=True, started=started, seconds=seconds)
 
-    def spawn(self, thread: Thread, spawn: Spawn, emit: Emit) -> None:
+    def _out_of_time(self, thread: Thread) -> Failure:
+        """What broke a call off: the time that ``thread`` has, or a race that it lost."""
+        if self.races.lost(thread.run, thread.id):
+            return "cancelled", NOT_NEEDED
+        return "timed_out", f"it took longer than {thread.allowance.seconds:.3g} s"
+
+    async def spawn(self, thread: Thread, spawn: Spawn, emit: Emit) -> None:
         """Have ``thread`` wait for a block, as far as the limits allow."""
         outlines = [outline.within(thread.outline) for outline in spawn.outlines]
         allowed = thread.allowance.block_size(self.limits)
@@ -194,20 +257,20 @@ class Runner:
         if not allowed:
             why = f"{len(outlines)} threads asked for, none allowed"
             told = self._speech(thread).decline()
-            note = Note(event="declined", why=why, told=told, answers=spawn.answers)
-            thread.steps.append(note)
-            return emit({"type": "declined", "id": thread.id, "text": why})
-        thread.outlines, thread.left_out = outlines[:allowed], outlines[allowed:]
+            return _note(emit, thread, "declined", why, told, spawn.answers)
+        thread.outlines = outlines[:allowed]
+        thread.left_out = [] if spawn.alike else outlines[allowed:]
         if self.parent_lane:
             thread.outlines = [*thread.outlines, self.mind.says.lane().within(thread.outline)]
         thread.policy, thread.answers = self._policy(spawn.join).name, spawn.answers
-        emit({"type": "spawned", "id": thread.id, "threads": thread.child_ids})
+        thread.lanes = await self.free_lanes()
+        _tell(emit, thread, "spawned", threads=thread.child_ids)
 
     def children(self, thread: Thread) -> Iterator[Thread]:
         """The threads of the block that ``thread`` waits for, made one by one."""
         if not thread.outlines:
             return
-        allowance = thread.allowance.share(len(thread.outlines), self.limits)
+        allowance = thread.allowance.share(len(thread.outlines), self.limits, thread.lanes)
         budget = self._budget(allowance)
         racing = [outline for outline in thread.outlines if not outline.is_lane]
         race = Race(thread.policy, len(racing))
@@ -217,9 +280,16 @@ class Runner:
                 id=child_id,
                 outline=outline,
                 race=race,
-                base=self.mind.enter(thread, outline, budget),
+                base=self._base(thread, outline, budget),
                 allowance=allowance,
+                began=thread.began,
+                started=thread.reached,
             )
+
+    def _base(self, thread: Thread, outline: Outline, budget: int) -> Base:
+        if self.strategy is not None and thread.is_root:
+            return self.mind.begin(asking(thread.base, outline.text), budget)
+        return self.mind.enter(thread, outline, budget)
 
     def are_leaves(self, thread: Thread) -> bool:
         """Whether the threads that ``thread`` waits for can neither spawn nor call tools."""
@@ -233,10 +303,11 @@ class Runner:
         scene: Scene,
     ) -> None:
         """Give ``thread`` what it waited for, in its own order whatever finished first."""
-        by_id = {use.call.id: use for use in uses}
-        thread.steps += [by_id[call.id] for call in thread.uses]
+        by_id, asked = {use.call.id: use for use in uses}, thread.reached
+        room = self._room(thread, self.limits.max_tool_tokens, parts=len(thread.uses))
+        thread.steps += [self._fitted(by_id[call.id], room) for call in thread.uses]
         if thread.outlines:
-            await self._join_block(thread, results, scene)
+            await self._join_block(thread, results, asked, scene)
         # Threads and tools ran at the same time.
         waited = max([result.seconds for result in results] + [use.seconds for use in uses])
         thread.seconds += waited
@@ -244,14 +315,16 @@ class Runner:
         thread.uses = []
 
     async def _join_block(
-        self, thread: Thread, results: Sequence[ThreadResult], scene: Scene
+        self, thread: Thread, results: Sequence[ThreadResult], asked: float, scene: Scene
     ) -> None:
         by_id = {result.id: result for result in results}
         ordered = [by_id[child_id] for child_id in thread.child_ids]
         thread.allowance = thread.allowance.less(
             tokens=sum(result.tokens for result in ordered),
-            threads=sum(not is_lane(below) for result in ordered for below in result.walk()),
+            threads=sum(not below.is_lane for result in ordered for below in result.walk()),
         )
+        if fault := self.races.joined(thread):
+            _undecided(scene.emit, thread, f"join policy {thread.policy}", fault)
         joined = await self._joined(thread, ordered, scene)
         thread.steps.append(
             Block(
@@ -260,12 +333,13 @@ class Runner:
                 policy=thread.policy,
                 joined=joined,
                 answers=thread.answers,
+                started=asked,
+                seconds=thread.clock() - asked,
             )
         )
-        self.races.joined(thread)
         thread.children += len(ordered)
         thread.outlines, thread.left_out, thread.answers = [], [], None
-        scene.emit({"type": "merged", "id": thread.id, "text": joined})
+        _tell(scene.emit, thread, "merged", text=joined)
 
     def result(self, thread: Thread, emit: Emit) -> ThreadResult:
         """The record of a thread that has ended."""
@@ -282,38 +356,53 @@ class Runner:
             reason=thread.reason,
             conclusion=summary or self._conclusion(thread),
             tokens=sum(call.tokens for call in calls) + sum(child.tokens for child in below),
+            started=thread.started,
             seconds=thread.seconds,
             steps=thread.steps,
         )
         self._finish(thread, result)
-        emit(
-            {
-                "type": "finished",
-                "id": result.id,
-                "status": result.status,
-                "text": result.conclusion,
-                "tokens": result.tokens,
-            }
+        _tell(
+            emit,
+            thread,
+            "finished",
+            status=result.status,
+            reason=result.reason,
+            text=result.conclusion,
+            tokens=result.tokens,
         )
         return result
 
     def _finish(self, thread: Thread, result: ThreadResult) -> None:
-        if thread.race is not None and not is_lane(result):
+        if thread.race is not None and not result.is_lane:
             policy = self._policy(thread.race.policy)
             self.races.finished(thread.run, result, policy, thread.race.threads)
 
     def trajectory(self, thread: Thread, emit: Emit) -> Trajectory:
         """The record of a run whose root has ended."""
         result = self.result(thread, emit)
+        allowance = Allowance.of(self.limits, thread.allowance.lanes)
         return Trajectory(
+            began=datetime.fromtimestamp(thread.began, UTC),
             question=as_text(thread.base),
-            answer=self.mind.answer(thread),
+            answer=self._answer(thread),
             model=self.mind.backend.name,
             protocol=self.mind.says.name,
             merge=self.merge.name,
-            budget=self.budget,
+            budget=0 if self.strategy else self._budget(allowance),
             root=result,
         )
+
+    async def _decide(self, strategy: Strategy, thread: Thread, scene: Scene) -> None:
+        """What the strategy has the root do next."""
+        for decision in strategy.decide(asked(thread.base), thread.steps):
+            await self._follow(thread, decision, scene.emit)
+
+    def findings(self, thread: Thread) -> str:
+        """What a root without an answer has found by then: a line for each latest thread."""
+        blocks = [step for step in thread.steps if isinstance(step, Block)]
+        shown = show(Conclusions(), blocks[-1].threads, None) if blocks else []
+        room, backend = self.limits.max_join_tokens, self.mind.backend
+        return fit(shown, room, join=ToolCalls().join, count=backend.count, tail=backend.tail)
 
     # --- one model call --------------------------------------------------------
 
@@ -323,8 +412,9 @@ class Runner:
         if limit < 1:
             what = "tokens" if thread.allowance.calls > 0 else "model calls"
             return _end(thread, "over_budget", f"no {what} left")
-        turn = self.mind.turn(thread, limit, self._budget(thread.allowance))
-        output, failure = await self._call(thread, turn, scene)
+        budget = self._budget(thread.allowance)
+        turn = self.mind.turn(thread, limit, budget)
+        output, failure = await self._call(thread, turn, scene, budget)
         call, decisions = turn.read(output)
         thread.steps.append(call)
         thread.said = turn.said if call.text.strip() else None
@@ -333,38 +423,36 @@ class Runner:
         if failure is not None:
             return _end(thread, *failure)
         for decision in decisions:
-            self._follow(thread, decision, scene.emit)
+            await self._follow(thread, decision, scene.emit)
 
-    def _follow(self, thread: Thread, decision: Decision, emit: Emit) -> None:
+    async def _follow(self, thread: Thread, decision: Decision, emit: Emit) -> None:
         """Do what the model decided, as far as the limits allow."""
         match decision:
             case Spawn():
-                self.spawn(thread, decision, emit)
+                await self.spawn(thread, decision, emit)
             case Use(call):
                 thread.uses = [*thread.uses, call]
             case Discard(tried):
                 self._backtrack(thread, tried, emit)
             case Malformed(why, told, answers, fatal):
-                emit({"type": "malformed", "id": thread.id, "text": why})
-                note = Note(event="malformed", why=why, told=told, answers=answers)
-                thread.steps.append(note)
+                _note(emit, thread, "malformed", why, told, answers)
                 if fatal:
                     _end(thread, "failed", why)
             case Cut(why):
                 _end(thread, "over_budget", why)
-            case Ended(conclusion):
+            case Undecided(why):
+                _note(emit, thread, "undecided", " ".join(why.split())[:LONGEST_REASON])
+            case Ended(conclusion, status, reason):
                 thread.concluded = conclusion
-                _end(thread, "done")
+                _end(thread, status, reason)
 
     def _backtrack(self, thread: Thread, tried: str, emit: Emit) -> None:
         to = thread.latest_block
         if to is None:
-            why = "there is no block to give up"
-            thread.steps.append(Note(event="malformed", why=why))
-            return emit({"type": "malformed", "id": thread.id, "text": why})
+            return _note(emit, thread, "malformed", "there is no block to give up")
         told = self.mind.says.backtrack(tried)
         thread.steps.append(Backtrack(to=to, tried=tried, told=told))
-        emit({"type": "backtracked", "id": thread.id, "text": tried})
+        _tell(emit, thread, "backtracked", text=tried)
 
     def _policy(self, name: str | None) -> JoinPolicy:
         if name is None or name == self.join_policy.name:
@@ -386,21 +474,18 @@ class Runner:
         call, _ = turn.read(output)
         text = call.text if failure is None else ""
         if output.tokens:
-            summary = Summary(text=text, tokens=call.tokens, prompt_tokens=call.prompt_tokens)
-            thread.steps.append(summary)
+            thread.steps.append(Summary(text=text, **output.measured))
         return text
 
     async def _call(
-        self, thread: Thread, turn: Turn, scene: Scene
+        self, thread: Thread, turn: Turn, scene: Scene, budget: int = 0
     ) -> tuple[Output, Failure | None]:
         """Generate; what came, and why it broke off if it did."""
-        output = Output()
+        output = Output(budget=budget, lanes=thread.allowance.lanes, started=thread.clock())
         failure: Failure | None = None
-        started = time.monotonic()
         estimate = turn.estimate() if self.gate.tokens_per_second else 0
         # The rest of the configuration reaches the model through the context of the node.
-        metadata = (scene.config or {}).get("metadata", {})
-        config: RunnableConfig = {"metadata": {**metadata, "apr_thread": thread.id}}
+        config = tracing.marks(scene.config, thread.id)
         try:
             async with asyncio.timeout(thread.allowance.seconds) as deadline:
                 with self.races.running(thread, deadline):
@@ -408,35 +493,47 @@ class Runner:
                         self.gate.hold(estimate) as held,
                         aclosing(turn.stream(config)) as deltas,
                     ):
-                        await _hear(deltas, output, thread.id, scene.emit)
+                        output.waited = thread.clock() - output.started
+                        _tell(scene.emit, thread, "admitted")
+                        admitted = output.started + output.waited
+                        await _hear(deltas, output, thread, admitted, scene.emit)
                         held.spent(output.prompt_tokens + output.tokens)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled():
+                raise asyncio.CancelledError from error
             if isinstance(error, TimeoutError) and deadline.expired():
-                if self.races.lost(thread.run, thread.id):
-                    failure = ("cancelled", NOT_NEEDED)
-                else:
-                    failure = ("timed_out", f"it took longer than {thread.allowance.seconds:.3g} s")
+                failure = self._out_of_time(thread)
             elif thread.is_root and not thread.waits:  # a failed digest costs it no results
                 raise
+            elif isinstance(error, asyncio.CancelledError):
+                failure = ("cancelled", CANCELLED)
             else:
                 failure = ("failed", f"{type(error).__name__}: {error}")
-        seconds = time.monotonic() - started
-        thread.seconds += seconds
-        thread.allowance = thread.allowance.less_own(tokens=output.tokens, seconds=seconds)
+        output.seconds = thread.clock() - output.started
+        thread.seconds += output.seconds
+        thread.allowance = thread.allowance.less_own(tokens=output.tokens, seconds=output.seconds)
         return output, failure
 
     # --- texts -----------------------------------------------------------------
 
     async def _joined(self, thread: Thread, results: list[ThreadResult], scene: Scene) -> str:
         """What ``thread`` reads of its block, in no more than its join may take."""
-        racing = [result for result in results if not is_lane(result)]
-        verdict = self._policy(thread.policy).verdict(racing)
-        shown = show(self.merge, results, verdict)
+        racing = [result for result in results if not result.is_lane]
+        try:
+            verdict = self._policy(thread.policy).verdict(racing)
+        except Exception as error:
+            verdict = None
+            _undecided(scene.emit, thread, f"join policy {thread.policy}", error)
+        try:
+            shown = show(self.merge, results, verdict)
+        except Exception as error:
+            shown = show(Conclusions(), results, verdict)
+            _undecided(scene.emit, thread, f"merge policy {self.merge.name}", error)
         if thread.left_out:
-            count, limit = len(thread.left_out), len(thread.outlines)
+            count, limit = len(thread.left_out), len(racing)
             why = f"(not started: no more than {limit} threads were allowed; {count} left out)"
             shown.append(Shown(thread.left_out[0].number, why))
-        room = self._room(thread)
+        room = self._room(thread, self.limits.max_join_tokens)
         if self.merge.summary_tokens is not None:
             shown = await self._digested(thread, shown, room, scene)
         says, backend = self._speech(thread), self.mind.backend
@@ -465,34 +562,85 @@ class Runner:
             shown = digests
         return shown
 
-    def _room(self, thread: Thread) -> int:
-        """Tokens that a join may add: half of what the model's context has left at most."""
+    def _fitted(self, use: ToolUse, room: int) -> ToolUse:
+        """A tool call whose result the model reads in at most ``room`` tokens."""
+        backend = self.mind.backend
+        shown = shortened(use.text, room, count=backend.count, tail=backend.tail)
+        return use if shown == use.text else use.model_copy(update={"shown": shown})
+
+    def _room(self, thread: Thread, most: int, *, parts: int = 1) -> int:
+        """Tokens that each of some parts may add, and all of them half of what the context has
+        left at most.
+        """
         calls = [step for step in thread.steps if isinstance(step, Call)]
         longest = self.mind.backend.context_length
-        if longest is None or not calls:
-            return self.limits.max_join_tokens
+        if longest is None or not calls or not parts:
+            return most
         left = longest - calls[-1].prompt_tokens - calls[-1].tokens
-        return max(1, min(self.limits.max_join_tokens, left // 2))
+        return max(1, min(most, left // 2 // parts))
 
     def _speech(self, thread: Thread) -> Speech:
         return self.host if self.host is not None and thread.is_root else self.mind.says
 
     def _conclusion(self, thread: Thread) -> str:
         if thread.is_root:
-            return self.mind.answer(thread) or ""
+            return self._answer(thread) or ""
         return self.mind.conclusion(thread)
+
+    def _answer(self, thread: Thread) -> str | None:
+        return self.mind.answer(thread) if self.strategy is None else thread.concluded
 
 
 async def _hear(
-    deltas: AsyncGenerator[Delta, None], output: Output, thread_id: str, emit: Emit
+    deltas: AsyncGenerator[Delta, None],
+    output: Output,
+    thread: Thread,
+    admitted: float,
+    emit: Emit,
 ) -> None:
-    async for text, tokens, prompt_tokens, ended in deltas:
+    async for text, tokens, prompt_tokens, ended, cached, logprob, _ in deltas:
+        if output.first_token is None and (text or tokens):
+            output.first_token = max(0.0, thread.clock() - admitted)
+        if cached is not None:
+            output.cached_tokens = (output.cached_tokens or 0) + cached
+        if logprob is not None:
+            output.logprob = (output.logprob or 0.0) + logprob
         output.text += text
         output.tokens += tokens
         output.prompt_tokens += prompt_tokens
         output.ended = ended
-        if text:
-            emit({"type": "token", "id": thread_id, "text": text, "tokens": tokens})
+        if text or tokens:
+            _tell(emit, thread, "token", text=text, tokens=tokens)
+
+
+def _tell(emit: Emit, thread: Thread, type: EventType, **more: Unpack[Told]) -> None:
+    """Emit an event of ``thread``. No stream that breaks stops a run."""
+    with suppress(Exception):
+        emit({"type": type, "id": thread.id, "at": thread.clock(), **more})
+
+
+def _note(
+    emit: Emit,
+    thread: Thread,
+    event: NoteEvent,
+    why: str,
+    told: str = "",
+    answers: str | None = None,
+) -> None:
+    """Record that a decision is not carried out, and tell."""
+    thread.steps.append(Note(event=event, why=why, told=told, answers=answers))
+    _tell(emit, thread, event, text=why)
+
+
+def _undecided(emit: Emit, thread: Thread, policy: str, error: Exception) -> None:
+    why = " ".join(f"the {policy} raised {type(error).__name__}: {error}".split())
+    _note(emit, thread, "undecided", why[:LONGEST_REASON])
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is what is cancelled, rather than something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _end(thread: Thread, status: ThreadStatus, reason: str | None = None) -> None:

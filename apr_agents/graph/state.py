@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
+import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, TypedDict
 
@@ -17,9 +19,25 @@ from apr_agents.types import (
     Outline,
     Step,
     ThreadStatus,
+    Timed,
     ToolCall,
+    context_text,
     in_context,
 )
+
+_CLOCK_ZERO = time.time() - time.monotonic()
+"""Read once: wall-clock time may be set back while a run goes on, this clock may not."""
+
+
+def now() -> float:
+    """Seconds since 1970, on a clock that never goes back within this process.
+
+    It is the event loop's, so that times and timeouts agree; a loop may have a time of its own.
+    """
+    try:
+        return _CLOCK_ZERO + asyncio.get_running_loop().time()
+    except RuntimeError:  # outside of any loop
+        return _CLOCK_ZERO + time.monotonic()
 
 
 class Race(NamedTuple):
@@ -42,9 +60,13 @@ class Thread:
         steps: how its context grew since.
         allowance: what it may still spend.
         children: threads it has spawned so far.
+        began: when the run began, in seconds since 1970.
+        started: when the thread did, in seconds since the run's start; until then, when it was
+            spawned.
         seconds: time it has taken so far.
         outlines: the block it asked for and waits for; empty while it thinks.
         left_out: outlines of that block that got no thread.
+        lanes: lanes of the model that were free for that block.
         policy: name of that block's join policy.
         answers: id of the tool call that asked for the block.
         uses: the tool calls it waits for.
@@ -62,9 +84,12 @@ class Thread:
     race: Race | None = None
     steps: list[Step] = field(default_factory=list)
     children: int = 0
+    began: float = 0.0
+    started: float = 0.0
     seconds: float = 0.0
     outlines: list[Outline] = field(default_factory=list)
     left_out: list[Outline] = field(default_factory=list)
+    lanes: int | None = None
     policy: str = "all"
     answers: str | None = None
     uses: list[ToolCall] = field(default_factory=list)
@@ -83,6 +108,18 @@ class Thread:
         data: dict[str, Any] = _THREADS.dump_python(self)
         return data
 
+    def clock(self) -> float:
+        """Seconds since the run began; never less than is recorded, in whichever process."""
+        return max(now() - self.began, self.reached)
+
+    @property
+    def reached(self) -> float:
+        """When its last step was over, or it started."""
+        for step in reversed(self.steps):
+            if isinstance(step, Timed):
+                return step.ended
+        return self.started
+
     @property
     def is_root(self) -> bool:
         return self.outline is None
@@ -95,7 +132,7 @@ class Thread:
     @property
     def text(self) -> str:
         """What was added to its context since it started."""
-        return "".join(step.context for step in in_context(self.steps))
+        return context_text(self.steps)
 
     @property
     def written(self) -> str:

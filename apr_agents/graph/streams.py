@@ -37,7 +37,11 @@ class ThreadHandle:
 
 
 class ThreadsTransformer(StreamTransformer):
-    """Lists the threads of a run, and among an agent's ``subagents`` if it has that list."""
+    """Lists the threads of a run, and among an agent's ``subagents`` if it has that list.
+
+    Agents of this package and those with its middleware have it. A graph of one's own around
+    them needs it said: ``transformers=[ThreadsTransformer]``, in ``compile`` or with the call.
+    """
 
     _native = True
     required_stream_modes = ("custom",)

@@ -1,4 +1,4 @@
-"""Thinking with a model that continues text: a context that only grows at its end."""
+"""Thinking with a model that continues text: a context that grows at its end."""
 
 from __future__ import annotations
 
@@ -11,18 +11,44 @@ from langchain_core.runnables import RunnableConfig
 from apr_agents.backends.base import Backend, Delta, Request, approximate_tokens
 from apr_agents.graph.mind import Mind, Output, Turn, as_text, cut, sound
 from apr_agents.graph.state import Thread
-from apr_agents.protocols.base import Decision, Ended, Malformed, Parser, TextProtocol
-from apr_agents.types import Call, Outline
+from apr_agents.graph.tracing import stream as traced
+from apr_agents.protocols.base import (
+    Decision,
+    Ended,
+    Malformed,
+    Parser,
+    Spawn,
+    TextProtocol,
+    Visibility,
+)
+from apr_agents.types import Call, Note, Outline
 
 
 class TextMind(Mind):
-    """A backend and the protocol of its model."""
+    """A backend and the protocol of its model.
+
+    Args:
+        temperature: of all calls; ``None`` for the backend's own.
+        logprobs: have the backend tell how likely its output is.
+        isolated: ask every thread like a root, whatever the protocol's visibility.
+    """
 
     backend: Backend
     says: TextProtocol
 
-    def __init__(self, backend: Backend, protocol: TextProtocol, system_prompt: str | None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        protocol: TextProtocol,
+        system_prompt: str | None,
+        *,
+        temperature: float | None = None,
+        logprobs: bool = False,
+        isolated: bool = False,
+    ) -> None:
         self.backend, self.says, self.system_prompt = backend, protocol, system_prompt
+        self.temperature, self.logprobs = temperature, logprobs
+        self.visibility: Visibility = "isolated" if isolated else protocol.visibility
 
     def begin(self, messages: Sequence[AnyMessage], budget: int) -> str:
         prepared = self.says.prepare(messages, budget)
@@ -33,44 +59,55 @@ class TextMind(Mind):
 
     def enter(self, parent: Thread, outline: Outline, budget: int) -> str:
         if self._is_asked(outline):
-            return self.begin([HumanMessage(outline.text)], budget)
+            asked = self.says.question(outline, _context(parent))
+            return self.begin([HumanMessage(asked)], budget)
         return _context(parent) + self.says.thread_header(outline)
 
     def _is_asked(self, outline: Outline | None) -> bool:
         """Whether a thread is asked like a root, rather than going on with its parent's text."""
         if outline is None:
             return True
-        return self.says.visibility == "isolated" and not outline.is_lane
+        return self.visibility == "isolated" and not outline.is_lane
 
     def turn(self, thread: Thread, limit: int, budget: int) -> Turn:
-        request = _request(thread, _context(thread), limit, self.says.stops)
-        parser = self.says.parser(thread=not self._is_asked(thread.outline), written=thread.written)
+        request = self._request(thread, _context(thread), limit, self.says.stops)
+        last = thread.steps[-1] if thread.steps else None
+        written = thread.written + (last.told if isinstance(last, Note) else "")
+        parser = self.says.parser(thread=not self._is_asked(thread.outline), written=written)
         return _Thinking(self, request, parser)
 
     def summary(self, thread: Thread, limit: int) -> Turn:
         prompt = _context(thread) + self.says.summary_opening
-        return _Summing(self, _request(thread, prompt, limit, (self.says.summary_stop,)))
+        return _Summing(self, self._request(thread, prompt, limit, (self.says.summary_stop,)))
 
     def digest(self, thread: Thread, texts: Sequence[str], limit: int) -> Turn:
         asked = HumanMessage("Sum up these results, shortly:\n" + "\n".join(texts))
         prompt = self.begin([asked], 0) + self.says.summary_opening
-        return _Summing(self, _request(thread, prompt, limit, (self.says.summary_stop,)))
+        return _Summing(self, self._request(thread, prompt, limit, (self.says.summary_stop,)))
 
     def conclusion(self, thread: Thread) -> str:
+        if thread.concluded is not None:
+            return thread.concluded
         answered = self.answer(thread) if self._is_asked(thread.outline) else None
         return answered or self.says.conclusion(thread.text)
 
     def answer(self, thread: Thread) -> str | None:
         return self.says.answer(thread.written, complete=thread.status == "done")
 
+    def _request(self, thread: Thread, prompt: str, limit: int, stops: tuple[str, ...]) -> Request:
+        return Request(
+            prompt=prompt,
+            max_tokens=limit,
+            stops=stops,
+            key=f"{thread.id}/{len(thread.steps)}",
+            run=thread.run,
+            temperature=self.temperature,
+            logprobs=self.logprobs,
+        )
+
 
 def _context(thread: Thread) -> str:
     return as_text(thread.base) + thread.text
-
-
-def _request(thread: Thread, prompt: str, limit: int, stops: tuple[str, ...]) -> Request:
-    key = f"{thread.id}/{len(thread.steps)}"
-    return Request(prompt=prompt, max_tokens=limit, stops=stops, key=key)
 
 
 class _Continuing(Turn):
@@ -92,7 +129,7 @@ class _Thinking(_Continuing):
         self.decision: Decision | None = None
 
     async def stream(self, config: RunnableConfig | None) -> AsyncGenerator[Delta, None]:
-        async with aclosing(self.mind.backend.stream(self.request)) as deltas:
+        async with aclosing(traced(self.mind.backend, self.request, config)) as deltas:
             async for delta in deltas:
                 self.decision = self.parser.feed(delta.text)
                 yield delta
@@ -100,20 +137,24 @@ class _Thinking(_Continuing):
                     return
 
     def read(self, output: Output) -> tuple[Call, list[Decision]]:
-        text, decision = self.parser.text, self.decision
-        if output.ended and decision is None:
+        decision = self.decision
+        # What follows a decision is dropped, an end too.
+        ends = output.ended and decision is None
+        if ends:
             decision = self.parser.finish()
-            text = self.parser.text
+        text = self.parser.text
         decisions = [decision] if decision is not None else []
-        if isinstance(decision, Malformed) and output.ended:
+        if isinstance(decision, Malformed) and ends:
             decisions.append(Ended())
         if decision is None and not text.endswith(self.request.stops):
             decisions.append(cut(output, self.request.max_tokens))
+        closing = self.mind.says.close(decision, text) if decision is not None else ""
+        replaced = decision.replaced if isinstance(decision, Spawn) else 0
         call = Call(
             text=text,
-            tokens=output.tokens,
-            prompt_tokens=output.prompt_tokens,
-            closing=self.mind.says.close(decision, text) if decision is not None else "",
+            closing=closing,
+            replaced=replaced + len(closing) if replaced else 0,
+            **output.measured,
         )
         return call, decisions
 
@@ -123,7 +164,7 @@ class _Summing(_Continuing):
 
     async def stream(self, config: RunnableConfig | None) -> AsyncGenerator[Delta, None]:
         text = ""
-        async with aclosing(self.mind.backend.stream(self.request)) as deltas:
+        async with aclosing(traced(self.mind.backend, self.request, config)) as deltas:
             async for delta in deltas:
                 yield delta
                 text += delta.text
@@ -132,4 +173,4 @@ class _Summing(_Continuing):
 
     def read(self, output: Output) -> tuple[Call, list[Decision]]:
         text = output.text.partition(self.mind.says.summary_stop)[0].strip()
-        return Call(text=text, tokens=output.tokens, prompt_tokens=output.prompt_tokens), []
+        return Call(text=text, **output.measured), []

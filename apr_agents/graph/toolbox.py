@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from langchain_core.messages import ToolMessage
@@ -14,6 +13,7 @@ from langgraph.types import Command
 from apr_agents.graph.chat import ChatMind
 from apr_agents.graph.mind import sound
 from apr_agents.graph.state import Thread
+from apr_agents.graph.tracing import marks
 from apr_agents.types import ToolCall, ToolUse
 
 
@@ -38,7 +38,7 @@ class Toolbox:
         Raises:
             GraphBubbleUp: the tool interrupts the run.
         """
-        started = time.monotonic()
+        started = thread.clock()
         asked: dict[str, Any] = {
             "__type": "tool_call_with_context",
             "tool_call": {"type": "tool_call", **call._asdict()},
@@ -46,15 +46,16 @@ class Toolbox:
         }
         failed = False
         try:
-            text, failed = _text(await self._node.ainvoke(asked, config), call)
+            marked: RunnableConfig = {**(config or {}), **marks(config, thread.id)}
+            text, failed = _text(await self._node.ainvoke(asked, marked), call)
         except GraphBubbleUp:
             if durable:
                 raise
             text, failed = "It asked for a human, but nothing is saved here to wait with.", True
         except Exception as error:
             text, failed = f"{type(error).__name__}: {error}", True
-        seconds = time.monotonic() - started
-        return ToolUse(call=call, text=sound(text), failed=failed, seconds=seconds)
+        seconds = thread.clock() - started
+        return ToolUse(call=call, text=sound(text), failed=failed, started=started, seconds=seconds)
 
 
 def _text(returned: Any, call: ToolCall) -> tuple[str, bool]:

@@ -1,12 +1,15 @@
 """``apr-agents solve``."""
 
 import json
+from typing import get_args
 
 import pytest
 
 from apr_agents.backends.scripted import Reply
+from apr_agents.cli.agent import Strategy
 from apr_agents.errors import BackendFailed
 from apr_agents.graph.merge import POLICIES
+from apr_agents.strategies import STRATEGIES
 from apr_agents.trace.trajectory import Trajectory
 
 
@@ -48,6 +51,28 @@ def test_the_options_bound_the_threads(run, says, options, budget, threads):
     assert f"Threads: {budget}\n" in backend.requests[0].prompt
     assert data["metrics"]["threads"] == threads
     assert data["answer"] == "7"
+
+
+def test_a_fixed_shape_may_decide_in_the_models_place(run, says):
+    backend = says(lambda request: "</think>7" if request.temperature == 0.5 else "</think>8")
+    options = ["--strategy", "self_consistency", "--temperature", "0.5", "--threads", "6"]
+    data = json.loads(run("solve", "3+4", "--json", *options).stdout)
+    assert (data["answer"], data["metrics"]["threads"]) == ("7", 6)
+    assert len(backend.requests) == 6  # of eight samples: five that agree settle it
+
+
+def test_a_protocol_is_chosen_by_its_name(run, says):
+    says(lambda request: 'So join("7")')
+    result = run("solve", "3+4", "--protocol", "apr", "--json")
+    data = json.loads(result.stdout)
+    assert (data["answer"], data["trajectory"]["protocol"]) == ("7", "apr")
+    refused = run("solve", "3+4", "--protocol", "smoke")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "protocol is 'smoke', but must be one of threadweaver, apr," in refused.stderr
+
+
+def test_every_strategy_has_a_name_on_the_command_line():
+    assert get_args(Strategy) == ("adaptive", "sequential", *STRATEGIES)
 
 
 def test_threads_are_counted_over_the_whole_run(run, says):

@@ -55,7 +55,7 @@ class Says:
     message: AIMessage | str = ""
     when: Callable[[], bool] = lambda: True
     hangs: bool = False
-    fails: Exception | None = None
+    fails: BaseException | None = None
 
 
 _thread = ContextVar[str]("thread")

@@ -101,14 +101,20 @@ async def test_the_run_never_starts_more_threads_than_its_total(
 
 
 @pytest.mark.parametrize("total", [1, 5, 20, 64])
-async def test_a_spawn_storm_ends(ask: Any, total: int) -> None:
+async def test_a_spawn_storm_ends_with_what_became_of_its_threads(total: int) -> None:
     backend = ScriptedBackend(
         lambda request: "<Outlines><Outline>1: a</Outline><Outline>2: b</Outline></Outlines>"
     )
     limits = Limits(
         max_depth=3, max_total_threads=total, max_tokens_per_thread=200, max_total_tokens=20_000
     )
-    run = await ask(create_parallel_agent(backend, limits=limits))
+    output = await create_parallel_agent(backend, limits=limits).ainvoke(INPUT)
+    run = Trajectory.model_validate(output["trajectory"])
+    lines = output["messages"][-1].text.splitlines()
+    assert lines == [
+        f"[{thread.id}] ({thread.status}: {thread.reason})"
+        for thread in run.root.blocks[-1].threads
+    ]
     metrics = run.metrics()
     assert 1 <= metrics.threads <= total
     assert metrics.total_tokens <= 20_000

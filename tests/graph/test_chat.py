@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import langchain.chat_models
 import pytest
@@ -19,14 +19,18 @@ from langchain_core.messages import (
 )
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.prebuilt import InjectedState, InjectedStore, ToolRuntime
+from langgraph.store.memory import InMemoryStore
 from pydantic import BaseModel
 
+from apr_agents.backends.base import approximate_tokens
 from apr_agents.backends.scripted import ScriptedBackend
 from apr_agents.errors import InvalidOption
 from apr_agents.graph.build import create_parallel_agent
 from apr_agents.limits import Limits
 from apr_agents.protocols.threadweaver import ThreadWeaver
 from apr_agents.protocols.tool_calls import ToolCalls
+from apr_agents.tools import recall_tool
 from apr_agents.trace.trajectory import Trajectory
 from apr_agents.types import Backtrack, Call, ToolUse
 from tests.graph.chat_script import (
@@ -182,6 +186,59 @@ async def test_tool_calls_of_one_message_run_at_once_and_are_answered_in_order(
 
 
 @pytest.mark.parametrize("saved", [False, True])
+async def test_a_long_result_of_a_tool_loses_its_middle_in_the_context_only(
+    chat: Any, saved: bool
+) -> None:
+    pages = {"a": " ".join(map(str, range(2000))), "b": "short"}
+
+    @tool
+    def read(page: str) -> str:
+        """Read a page."""
+        return pages[page]
+
+    replies = {
+        "0/0": spawn("x"),
+        "0.1/0": calls(call("read", page="a"), call("read", page="b")),
+        "0.1/1": "1",
+        "0/1": calls(call("recall_thread", thread_id="0.1", start=3500)),
+        "0/2": "4",
+    }
+    model = chat(by_thread(replies))
+    agent = create_parallel_agent(
+        model,
+        [read, recall_tool()],
+        limits=Limits(max_tool_tokens=1100),
+        checkpointer=InMemorySaver() if saved else None,
+    )
+    output = await agent.ainvoke(INPUT, {"configurable": {"thread_id": "1"}})
+    run = Trajectory.model_validate(output["trajectory"])
+    long, short = (message.text for message in model.asked_by("0.1")[1].messages[-2:])
+    assert short == "short"
+    assert approximate_tokens(long) == 1100
+    start, note, end = long.splitlines()
+    assert pages["a"].startswith(start)
+    assert pages["a"].endswith(end)
+    assert note == "[… 1134 of 2223 tokens are left out here …]"
+    assert uses(run, "0.1")[0][1] == pages["a"]
+    recalled = model.asked_by("0")[2].last
+    assert " 1000 1001 1002 " in recalled
+    assert " 1000 1001 1002 " not in long
+
+
+async def test_results_of_tools_leave_half_of_the_context_free(ask: Any, chat: Any) -> None:
+    replies = {
+        "0/0": calls(call("look", what="x" * 4000), call("look", what="y" * 400)),
+        "0/1": "4",
+    }
+    model = chat(by_thread(replies), profile={"max_input_tokens": 1600})
+    run = await ask(create_parallel_agent(model, [look]))
+    left = 1600 - run.root.steps[0].prompt_tokens - run.root.steps[0].tokens
+    long, short = (message.text for message in model.asked[1].messages[-2:])
+    assert short == "y" * 400 + "!"
+    assert 0.9 * left / 4 < approximate_tokens(long) <= left / 4
+
+
+@pytest.mark.parametrize("saved", [False, True])
 async def test_threads_run_tools_at_once_as_well(ask: Any, chat: Any, saved: bool) -> None:
     arrived = asyncio.Barrier(4)
 
@@ -217,6 +274,72 @@ async def test_what_goes_wrong_in_a_tool_becomes_its_text(ask: Any, chat: Any, k
     assert misread
     assert "a" in args
     assert fine == ("look", "x!", False)
+    assert run.answer == "4"
+
+
+@pytest.mark.parametrize("saved", [False, True])
+async def test_tools_in_threads_get_what_langgraph_injects(
+    ask: Any, chat: Any, saved: bool
+) -> None:
+    @tool
+    async def remember(
+        what: str, state: Annotated[Any, InjectedState], store: Annotated[Any, InjectedStore()]
+    ) -> str:
+        """Remember something."""
+        await store.aput(("facts",), what, {"messages": len(state["messages"])})
+        return "kept"
+
+    @tool
+    def recall(what: str, runtime: ToolRuntime) -> str:
+        """Recall something."""
+        assert runtime.store is not None
+        item = runtime.store.get(("facts",), what)
+        return f"{runtime.tool_call_id}: {item and item.value}"
+
+    replies = {
+        "0/0": spawn("a"),
+        "0.1/0": calls(call("remember", what="x")),
+        "0.1/1": calls(call("recall", "its id", what="x")),
+        "0.1/2": "1",
+        "0/1": "4",
+    }
+    agent = create_parallel_agent(
+        chat(by_thread(replies)),
+        [remember, recall],
+        store=InMemoryStore(),
+        checkpointer=InMemorySaver() if saved else None,
+    )
+    run = await ask(agent, config={"configurable": {"thread_id": "1"}})
+    assert uses(run, "0.1") == [
+        ("remember", "kept", False),
+        ("recall", "its id: {'messages': 2}", False),
+    ]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+async def test_a_tool_whose_own_work_is_cancelled_fails_its_call_only(
+    ask: Any, chat: Any, saved: bool
+) -> None:
+    @tool
+    async def fetch() -> str:
+        """Fetch something."""
+        raise asyncio.CancelledError
+
+    replies = {
+        "0/0": spawn("a", "b"),
+        "0.1/0": calls(call("fetch"), call("look", what="x")),
+        "0.1/1": "1",
+        "0.2/0": "2",
+        "0/1": "4",
+    }
+    saver = InMemorySaver() if saved else None
+    agent = create_parallel_agent(chat(by_thread(replies)), [fetch, look], checkpointer=saver)
+    run = await ask(agent, config={"configurable": {"thread_id": "1"}})
+    assert uses(run, "0.1") == [
+        ("fetch", "It was stopped: the call was cancelled.", True),
+        ("look", "x!", False),
+    ]
+    assert run.root.blocks[0].joined == "[0.1] 1\n[0.2] 2"
     assert run.answer == "4"
 
 
@@ -553,6 +676,9 @@ async def test_a_lane_owes_no_result_and_its_threads_count(ask: Any, chat: Any) 
     run = await ask(create_parallel_agent(model, parent_lane=True, result=Found, limits=limits))
     lanes = [t.id for t in run.root.walk() if t.outline and t.outline.is_lane]
     assert lanes == ["0.2", "0.2.2", "0.5"]
+    assert run.metrics().threads == 4
+    told = "(not started: no more than 2 threads were allowed; 1 left out)"
+    assert run.root.blocks[1].joined.endswith(f"\n[3] {told}")
     # Of four threads one ran beside the first lane and one below it.
     assert [t.id for t in run.root.walk()][1:] == [
         "0.1",
@@ -663,13 +789,19 @@ async def test_blocks_are_given_up_one_by_one_down_to_the_beginning(ask: Any, ch
     assert run.answer == "4"
 
 
-async def test_a_run_that_gave_up_everything_and_ran_out_answers_with_what_it_found(
-    ask: Any, chat: Any
+@pytest.mark.parametrize("last", [discarding("a"), calls(call("look", what="x")), Says(hangs=True)])
+@pytest.mark.parametrize("said", ["", "Let me split."])
+async def test_a_run_that_ran_out_answers_with_its_models_last_words_or_what_its_threads_found(
+    chat: Any, said: str, last: Any
 ) -> None:
-    replies = {"0/0": spawn("a"), "0.1/0": "1", "0/1": discarding("a")}
-    limits = Limits(max_calls_per_thread=2)
-    run = await ask(create_parallel_agent(chat(by_thread(replies)), limits=limits))
-    assert (run.root.status, run.answer) == ("over_budget", "[0.1] 1")
+    replies = {"0/0": spawn("a", text=said), "0.1/0": "1", "0/1": last}
+    limits = Limits(max_calls_per_thread=2, timeout=0.5)
+    agent = create_parallel_agent(chat(by_thread(replies)), [look], limits=limits)
+    output = await agent.ainvoke(INPUT)
+    status = "timed_out" if isinstance(last, Says) else "over_budget"
+    message, answer = output["messages"][-1], output["trajectory"]["answer"]
+    assert message.response_metadata["status"] == status
+    assert (message.text, answer) == ((said, said) if said else ("[0.1] 1", None))
 
 
 async def test_a_text_model_gives_a_block_up_with_a_tag(
@@ -808,6 +940,15 @@ async def test_a_thread_that_talks_too_much_ends_over_budget_and_costs_nobody_el
         assert model.asked_by("0.1")[0].max_tokens == 50
 
 
+async def test_a_call_that_was_cut_is_over_before_the_next_one_begins(ask: Any, chat: Any) -> None:
+    replies = {"0/0": spawn("a", "b", "c"), "0.*/0": "x" * 4000, "0/1": "4"}
+    model = chat(by_thread(replies), StreamingChat)
+    limits = Limits(max_tokens_per_thread=50, max_concurrency=1)
+    run = await ask(create_parallel_agent(model, [look], limits=limits))
+    assert {t.status for t in run.root.blocks[0].threads} == {"over_budget"}
+    assert model.peak_in_flight == 1
+
+
 async def test_a_thread_makes_no_more_calls_than_allowed(ask: Any, chat: Any) -> None:
     replies = {
         "0/0": spawn("a", "b"),
@@ -851,7 +992,7 @@ async def test_a_thread_that_hangs_times_out_and_costs_nobody_else(
     )
     run = await ask(agent, config={"configurable": {"thread_id": "1"}})
     assert [t.status for t in run.root.blocks[0].threads] == ["timed_out", "timed_out", "done"]
-    assert uses(run, "0.2")[0][1].startswith("It did not return within 0.")
+    assert uses(run, "0.2")[0][1].startswith("It was stopped: it took longer than 0.")
     assert run.answer == "4"
     assert model.in_flight == 0
 
@@ -867,8 +1008,8 @@ def test_a_run_that_hangs_ends_in_its_time(chat: Any) -> None:
 @KINDS
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("lane", [False, True])
-async def test_a_spawn_storm_ends_within_its_limits_with_an_answer(
-    ask: Any, chat: Any, kind: Any, depth: int, lane: bool
+async def test_a_spawn_storm_ends_within_its_limits_with_what_was_found(
+    chat: Any, kind: Any, depth: int, lane: bool
 ) -> None:
     model = chat(lambda asked: spawn("a", "b", "c"), kind)
     limits = Limits(
@@ -879,8 +1020,11 @@ async def test_a_spawn_storm_ends_within_its_limits_with_an_answer(
         max_concurrency=5,
         max_total_tokens=3000,
     )
-    run = await ask(create_parallel_agent(model, limits=limits, parent_lane=lane))
-    assert run.answer
+    output = await create_parallel_agent(model, limits=limits, parent_lane=lane).ainvoke(INPUT)
+    run = Trajectory.model_validate(output["trajectory"])
+    text = output["messages"][-1].text
+    assert text.startswith(f"[{run.root.blocks[-1].threads[0].id}] ")
+    assert run.root.blocks[-1].joined.startswith(text)
     assert run.root.status == "over_budget"
     threads = [t for t in run.root.walk() if t.outline and not t.outline.is_lane]
     assert 3 <= len(threads) <= 20

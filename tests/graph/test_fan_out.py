@@ -450,12 +450,15 @@ async def test_the_same_run_twice_is_the_same_trajectory(
     assert timeless((await run()).to_dict()) == timeless((await run()).to_dict())
 
 
-async def test_a_call_is_recorded_with_its_tokens(ask: Any, scripted: Any) -> None:
+async def test_a_call_is_recorded_with_its_tokens_and_its_budget(
+    ask: Any, scripted: Any, timeless: Any
+) -> None:
     run = await ask(create_parallel_agent(scripted({"0/0": "a b</think>4"})), "one two")
-    assert run.root.steps == [
-        Call(
-            text="a b</think>4",
-            tokens=5,
-            prompt_tokens=len(tokens("one two\nThreads: 8\n<think>\n")),
-        )
-    ]
+    (step,) = run.root.steps
+    call = Call(
+        text="a b</think>4",
+        tokens=5,
+        prompt_tokens=len(tokens("one two\nThreads: 8\n<think>\n")),
+        budget=8,
+    )
+    assert timeless(step.model_dump()) == timeless(call.model_dump())

@@ -16,7 +16,7 @@ from apr_agents.graph.build import create_parallel_agent
 from apr_agents.graph.join import NOT_NEEDED
 from apr_agents.limits import Limits
 from apr_agents.trace.trajectory import Trajectory
-from tests.graph.chat_script import Asked, Says, spawn
+from tests.graph.chat_script import Asked, Says, StreamingChat, ToolChat, spawn
 
 THREADS = (1, 2, 3)
 IDS = [f"0.{i}" for i in THREADS]
@@ -44,7 +44,7 @@ class Fault(NamedTuple):
     """
 
     text: str = ""
-    fails: Exception | None = None
+    fails: BaseException | None = None
     hangs: bool = False
     wrong: bool = False
     status: str = "done"
@@ -63,6 +63,9 @@ FAULTS = {
     ),
     "hang": Fault(hangs=True, status="timed_out", reason="it took longer than 0.3 s"),
     "lost race": Fault(hangs=True, status="cancelled", reason=NOT_NEEDED),
+    "cancelled": Fault(
+        fails=asyncio.CancelledError(), status="cancelled", reason="the call was cancelled"
+    ),
     "malformed": Fault("7", wrong=True),
     "oversize": Fault(BIG),
 }
@@ -85,7 +88,9 @@ def chat_model(chat: Any, fault: Fault, faulty: tuple[int, ...], join: dict[str,
             return spawn({"nothing": 1})
         return Says(fault.text, hangs=fault.hangs, fails=fault.fails)
 
-    model = chat(script)
+    # Where a model does not stream, LangChain makes an error of its own of a cancelled call.
+    cancelled = isinstance(fault.fails, asyncio.CancelledError)
+    model = chat(script, StreamingChat if cancelled else ToolChat)
     return Model(model, lambda thread: len(model.asked_by(thread)))
 
 

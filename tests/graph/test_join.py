@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
 
 from apr_agents.backends.base import Request
 from apr_agents.backends.scripted import Reply, ScriptedBackend
@@ -30,6 +31,7 @@ from apr_agents.graph.join import (
     Vote,
     resolve_join,
 )
+from apr_agents.graph.merge import LONGEST_REASON, Conclusions, Reduction
 from apr_agents.graph.state import Thread
 from apr_agents.limits import Allowance, Limits
 from apr_agents.trace.trajectory import Trajectory
@@ -203,6 +205,48 @@ async def test_the_model_chooses_and_what_is_unknown_falls_back(
     assert record.answer == "4"
 
 
+class Broken(JoinPolicy):
+    """Raises in whatever it is asked."""
+
+    name = "broken"
+
+    def settled(self, finished: Any, threads: int) -> bool:
+        raise ValueError(f"no\nidea of {len(finished)}")
+
+    def verdict(self, results: Any) -> str | None:
+        raise LookupError(results)
+
+
+@MODES
+async def test_a_policy_that_raises_decides_nothing_and_is_noted(chat: Any, mode: str) -> None:
+    replies = {"0/0": spawn("a", "b"), "0.1/0": "1", "0.2/0": "2", "0/1": "4"}
+    record = await run(chat(by_thread(replies)), mode=mode, join=Broken())
+    assert statuses(record) == ["done", "done"]
+    assert record.root.blocks[0].joined == "[0.1] 1\n[0.2] 2"
+    assert record.answer == "4"
+    settled, verdict = (step for step in record.root.steps if step.kind == "note")
+    assert (settled.event, settled.context) == ("undecided", "")
+    assert settled.why == "the join policy broken raised ValueError: no idea of 2"
+    assert verdict.why.startswith("the join policy broken raised LookupError: [ThreadResult(")
+    assert len(verdict.why) == LONGEST_REASON
+
+
+@pytest.mark.parametrize("merge", ["show", "reduce"])
+async def test_a_merge_policy_that_raises_leaves_the_conclusions(chat: Any, merge: str) -> None:
+    def fails(*_: Any) -> Any:
+        raise OSError("gone")
+
+    policy = Reduction("mine", fails)
+    if merge == "show":
+        policy = type("Mine", (Conclusions,), {"show": fails})("mine")
+    replies = {"0/0": spawn("a", "b"), "0.1/0": "1", "0.2/0": "2", "0/1": "4"}
+    record = await run(chat(by_thread(replies)), merge=policy)
+    assert record.root.blocks[0].joined == "[0.1] 1\n[0.2] 2"
+    [note] = [step for step in record.root.steps if step.kind == "note"]
+    assert note.why == "the merge policy mine raised OSError: gone"
+    assert record.answer == "4"
+
+
 # --- losers -----------------------------------------------------------------------------------
 
 
@@ -317,6 +361,34 @@ async def test_the_races_of_many_runs_do_not_mix() -> None:
         winner, loser = (0, 1) if who == "1" else (1, 0)
         found = statuses(Trajectory.model_validate(output["trajectory"]))
         assert (found[winner], found[loser]) == ("done", "cancelled")
+
+
+async def test_a_loser_that_had_asked_a_human_ends_when_the_run_goes_on(chat: Any) -> None:
+    asked: list[str] = []
+
+    @tool
+    def ask_human(what: str) -> str:
+        """Ask a human."""
+        asked.append(what)
+        return str(interrupt(what))
+
+    replies = {
+        "0/0": spawn("a", "b", join="first_success"),
+        "0.1/0": calls(call("ask_human", what="May I?")),
+        "0.2/0": Says("yes", when=lambda: bool(asked)),
+        "0/1": "4",
+    }
+    for answer in (None, Command(resume="You may.")):
+        asked.clear()
+        model = chat(by_thread(replies))
+        agent = create_parallel_agent(model, [ask_human], checkpointer=InMemorySaver())
+        config: Any = {"configurable": {"thread_id": "1"}}
+        output = await agent.ainvoke({"messages": [("user", "Q")]}, config)
+        assert [each.value for each in output["__interrupt__"]] == ["May I?"]
+        output = await agent.ainvoke(answer, config)
+        record = Trajectory.model_validate(output["trajectory"])
+        assert statuses(record) == ["cancelled", "done"]
+        assert (record.answer, asked) == ("4", ["May I?"])
 
 
 # --- lanes ------------------------------------------------------------------------------------

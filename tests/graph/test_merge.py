@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from apr_agents.graph.merge import (
     Summaries,
     fit,
     resolve_merge,
+    shortened,
     show,
 )
 from apr_agents.protocols.base import Shown
@@ -122,13 +124,15 @@ def result(**changes: Any) -> ThreadResult:
     return ThreadResult(**{**data, "tokens": 1, "seconds": 0.0, "steps": steps, **changes})
 
 
+def tail(text: str, count: int) -> str:
+    return "".join(scripted_tokens(text)[-count:]) if count > 0 else ""
+
+
+def count(text: str) -> int:
+    return len(scripted_tokens(text))
+
+
 def fitted(shown: list[Shown], room: int) -> str:
-    def tail(text: str, count: int) -> str:
-        return "".join(scripted_tokens(text)[-count:]) if count > 0 else ""
-
-    def count(text: str) -> int:
-        return len(scripted_tokens(text))
-
     return fit(shown, room, join=ThreadWeaver().join, count=count, tail=tail)
 
 
@@ -159,10 +163,31 @@ def test_more_threads_than_can_be_shown_are_counted() -> None:
     assert "100 results, too many to be shown here" in fitted(different, 40)
 
 
+@given(
+    words=st.lists(st.sampled_from(["a", "longer", "b\n"]), max_size=200), room=st.integers(1, 120)
+)
+def test_a_text_that_is_too_long_loses_its_middle_to_the_token(words: list[str], room: int) -> None:
+    text = " ".join(words)
+    cut = shortened(text, room, count=count, tail=tail)
+    if count(text) <= room:
+        assert cut == text
+        return
+    assert count(cut) <= room
+    if said := re.search(r"\n\[… (\d+) of (\d+) tokens are left out here …\]\n", cut):
+        start, end = cut[: said.start()], cut[said.end() :]
+        assert text.startswith(start)
+        assert text.endswith(end)
+        assert count(start) + count(end) == count(text) - int(said[1])
+        assert int(said[2]) == count(text)
+    else:  # there is no room to say it
+        assert room < 30
+        assert text.endswith(cut)
+
+
 @pytest.mark.parametrize("policy", [Full(), Conclusions(), Summaries()])
 def test_a_thread_that_is_not_done_is_told_in_one_line(policy: Any) -> None:
     shown = show(policy, [result(status="failed", reason="no\nmore")], None)
-    assert shown == [Shown("1", "(failed: no more)", id="0.1")]
+    assert shown == [Shown("1", "(failed: no more)", id="0.1", asked="a")]
 
 
 @pytest.mark.parametrize(

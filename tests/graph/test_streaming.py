@@ -15,9 +15,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
-from apr_agents import ParallelReasoningMiddleware, create_parallel_agent
+from apr_agents import ParallelReasoningMiddleware, ThreadsTransformer, create_parallel_agent
 from tests.graph.chat_script import StreamingChat, ToolChat, spawn
 from tests.graph.mortal import Log, Script
 
@@ -282,6 +283,21 @@ async def test_a_thread_is_listed_while_it_runs(log: Log, saved: bool, make: Any
                 log("seen")
                 first = thread
     assert (first.status, first.output) == ("done", "found a")
+
+
+@v3
+@saved_or_not
+async def test_a_graph_around_the_agent_lists_them_when_told_to(agent: Any, saved: bool) -> None:
+    around = StateGraph(MessagesState)
+    around.add_node("think", agent(False))
+    around.add_edge(START, "think")
+    saver = strict_saver() if saved else None
+    for compiled, called in ([ThreadsTransformer], None), ((), [ThreadsTransformer]):
+        graph = around.compile(checkpointer=saver, transformers=compiled)
+        config = {"configurable": {"thread_id": str(called)}}
+        run = await graph.astream_events(INPUT, config, version="v3", transformers=called)
+        threads = [thread async for thread in run.threads]
+        assert {thread.id: thread.output for thread in threads} == CONCLUSIONS
 
 
 @v3
