@@ -1,16 +1,24 @@
 # make demo    solve a real problem with the bundled model and show its threads
 # make test    install what the tests need and run them all
+# make picture draw the README's picture from a run of the bundled model
 # make lint    ruff and mypy
 # make smollm2 fetch a real small model into models/, for `apr-agents bench engine`
 # make train-bundled   train the bundled model again, from its seed (hours; goes on where it was)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint setup smollm2 train-bundled
+.PHONY: demo picture test lint setup smollm2 train-bundled
 .DEFAULT_GOAL := test
 
+QUESTION := ((((((12*7)+5)-2)+61)-17)*3)+((((45-38)*6)+9)*4)+((((((81-17)+23)*2)-60)+8)*2)+((((((9*9)-14)+55)-31)*2)-9)
+
 demo: .venv/installed
-	@$(BIN)/apr-agents solve "((((((12*7)+5)-2)+61)-17)*3)+((((45-38)*6)+9)*4)+((((((81-17)+23)*2)-60)+8)*2)+((((((9*9)-14)+55)-31)*2)-9)"
+	@$(BIN)/apr-agents solve "$(QUESTION)"
+
+picture: .venv/installed-dev
+	@mkdir -p docs runs
+	@$(BIN)/apr-agents solve "$(QUESTION)" --trace runs/picture.json
+	@$(BIN)/apr-agents trace plot runs/picture.json -o docs/waterfall.svg
 
 test: lint
 	$(BIN)/pytest
@@ -37,6 +45,12 @@ train-bundled: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[local]"
 	@touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: .venv/installed .venv/schemathesis/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
+	@touch $@
+
+# Apart: langgraph-cli wants another jsonschema-rs.
+.venv/schemathesis/installed: | .venv/made
+	$(PYTHON) -m venv .venv/schemathesis
+	.venv/schemathesis/bin/pip install --quiet --disable-pip-version-check "schemathesis>=4.32,<5"
 	@touch $@

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "evaluation": FLOOR | {"tasks", "trace"},
     "training": GRAPH | {"engine", "tasks"},
     "server": FLOOR | {"engine", "json_calls", "tokens"},
+    "ui": GRAPH | {"server"},
 }
 """From each layer to the layers it may import, itself apart."""
 
@@ -45,18 +46,20 @@ AT_THE_TOP = {"cli", "__init__", "__main__"}
 """They may import everything; nothing may import them."""
 
 ONLY_IN = {
-    "langgraph": {"graph", "tools", "middleware", "training", "bench", "cli"},
+    "langgraph": {"graph", "tools", "middleware", "training", "bench", "ui", "cli"},
     "torch": {"backends", "bench", "engine", "server", "training"},
     "transformers": {"backends", "bench", "engine", "server", "training"},
+    "accelerate": {"training"},
+    "peft": {"training"},
     "typer": {"cli", "training"},
     "matplotlib": {"bench", "evaluation", "trace"},
     "opentelemetry": {"trace"},
     "reasoning_gym": {"tasks"},
     "math_verify": {"tasks"},
-    "fastapi": {"server"},
-    "starlette": {"server"},
-    "sse_starlette": {"server"},
-    "uvicorn": {"server"},
+    "fastapi": {"server", "ui"},
+    "starlette": {"server", "ui"},
+    "sse_starlette": {"server", "ui"},
+    "uvicorn": {"server", "ui"},
 }
 """Third parties that are a layer's own business."""
 

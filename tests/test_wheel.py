@@ -46,6 +46,17 @@ def test_a_wheel_holds_every_module_and_the_mark_of_typed_code(wheel: dict[str, 
     assert modules | {"apr_agents/py.typed"} <= set(wheel)
 
 
+def test_a_wheel_holds_the_page_and_the_licences_of_its_library(wheel: dict[str, int]) -> None:
+    page = ROOT / "apr_agents" / "trace" / "page"
+    files = {str(path.relative_to(ROOT)) for path in page.rglob("*") if path.is_file()}
+
+    assert files <= set(wheel)
+    assert {Path(name).name for name in files if name.endswith(".LICENSE")} == {
+        "htm.LICENSE",
+        "preact.LICENSE",
+    }
+
+
 def test_a_wheel_holds_the_bundled_model(wheel: dict[str, int]) -> None:
     here = {path.name for path in BUNDLED.iterdir()}
     bundled = {

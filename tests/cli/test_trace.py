@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ def test_perfetto_and_mermaid_are_written_to_a_file_or_printed(
     assert (tmp_path / "mermaid").read_text().startswith("flowchart TD\n")
 
 
+@pytest.mark.parametrize("name", ["run", "version 1"])
+def test_html_writes_one_page(run: Any, saved: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / "run.html"
+    file = saved if name == "run" else VERSION_1
+    assert run("trace", "html", file, "-o", output).exit_code == 0
+    assert output.read_text().startswith("<!doctype html>")
+
+
 def test_the_time_axis_can_be_tokens(run: Any, saved: Path) -> None:
     events = json.loads(run("trace", "perfetto", saved, "--unit", "tokens").stdout)["traceEvents"]
     longest = max(event["dur"] for event in events if event["ph"] == "X")
@@ -119,6 +128,9 @@ def test_otel_says_why_nothing_was_sent(run: Any) -> None:
         (["show", "run.json", "--prices", "-1,2"], "'-1,2' is not of the form"),
         (["compare", "run.json"], "Missing argument 'B'."),
         (["plot", "run.json"], "Missing option '--output'"),
+        (["html", "run.json"], "Missing option '--output'"),
+        (["html", "cut.json", "-o", "x"], "cut.json is not a trajectory of apr-agents"),
+        (["html", "run.json", "-o", "none/x"], "Cannot use the file none/x: No such file"),
         (["plot", "run.json", "-o", "run.gif"], "must be one that ends in .svg, .png or .pdf"),
         (["perfetto", "run.json", "-o", "none/x"], "Cannot use the file none/x: No such file"),
         (["mermaid", "run.json", "-o", "."], "Cannot use the file .: Is a directory"),
@@ -138,6 +150,29 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert result.stderr.startswith("Error: ")
     assert told in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "package", "extra"),
+    [
+        (["plot", "-o", "run.svg"], "waterfall", "matplotlib", "plot"),
+        (["otel"], "otel", "opentelemetry.sdk.trace", "otel"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    run: Any,
+    saved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    module: str,
+    package: str,
+    extra: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"apr_agents.trace.{module}", raising=False)
+    result = run("trace", *arguments, saved)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"pip install 'apr-agents[{extra}]'\n")
 
 
 # --- output that cannot be written ---------------------------------------------------------------

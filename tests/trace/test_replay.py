@@ -88,6 +88,20 @@ async def test_times_never_go_back(nested: Any, saved: bool) -> None:
     assert record.began is not None
 
 
+async def test_live_and_in_the_record_things_happened_at_the_same_time(nested: Any) -> None:
+    """But for pieces of texts, and a tool that starts a moment after it was asked for."""
+
+    def times(told: list[Event]) -> list[tuple[str, str, float]]:
+        return sorted(
+            (event["id"], event["type"], event["at"])
+            for event in told
+            if event["type"] not in ("token", "tool")
+        )
+
+    record, events = await nested()
+    assert times(replay(record)) == times(events)
+
+
 async def test_children_live_while_their_parent_waits(run: Trajectory) -> None:
     for thread in run.root.walk():
         for block in thread.blocks:
