@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -83,40 +81,27 @@ class Gate:
             "tokens_per_second": self.tokens_per_second,
         }
 
-    @asynccontextmanager
-    async def hold(self, tokens: int = 0) -> AsyncIterator[Held]:
-        """Wait for a place, then keep it for as long as the block runs.
+    def hold(self, tokens: int = 0) -> Held:
+        """A place to wait for, and to keep for as long as an ``async with`` block runs.
 
         Args:
             tokens: what the call will take, by estimate; correct it with `Held.spent`. One
                 that is larger than a second's worth waits for a full second's.
         """
-        semaphore, throttle, bucket, pace = self._door()
-        await pace.turn()
-        async with semaphore:
-            held = Held(tokens, bucket)
-            if bucket is not None:
-                await bucket.take(tokens)
-            try:
-                # Last, so that calls which waited for tokens do not start all at once.
-                if throttle is not None:
-                    await throttle.acquire()
-            except BaseException:
-                held.spent(0)
-                raise
-            yield held
+        return Held(self, self._door(), tokens)
 
     def _door(self) -> _Door:
         loop = asyncio.get_running_loop()
-        if loop not in self._doors:
-            self._doors[loop] = _Door(
+        door = self._doors.get(loop)
+        if door is None:
+            door = self._doors[loop] = _Door(
                 asyncio.Semaphore(self.concurrency),
                 # One start per interval paces fractional rates too.
                 Throttler(1, period=1 / self.rate) if self.rate else None,
                 _Bucket(self.tokens_per_second) if self.tokens_per_second else None,
                 _Pace(loop),
             )
-        return self._doors[loop]
+        return door
 
 
 class _Pace:
@@ -158,15 +143,40 @@ class _Pace:
 
 
 class Held:
-    """A place inside a gate."""
+    """A place inside a gate. (A generator as a context manager would take twice the time.)"""
 
-    def __init__(self, tokens: int, bucket: _Bucket | None) -> None:
-        self._counted, self._bucket = tokens, bucket
+    def __init__(self, gate: Gate, door: _Door, tokens: int) -> None:
+        self._gate, self._door, self._counted = gate, door, tokens  # a gate lasts while it is held
+
+    async def __aenter__(self) -> Held:
+        semaphore, throttle, bucket, pace = self._door
+        await pace.turn()
+        await semaphore.acquire()
+        try:
+            if bucket is not None:
+                await bucket.take(self._counted)
+            if throttle is not None:
+                await self._start(throttle)
+        except BaseException:
+            semaphore.release()
+            raise
+        return self
+
+    async def _start(self, throttle: Throttler) -> None:
+        """Last, so that calls which waited for tokens do not start all at once."""
+        try:
+            await throttle.acquire()
+        except BaseException:
+            self.spent(0)
+            raise
+
+    async def __aexit__(self, *failure: object) -> None:
+        self._door.semaphore.release()
 
     def spent(self, tokens: int) -> None:
         """What the call took, in place of its estimate. May be said again as it grows."""
-        if self._bucket is not None:
-            self._bucket.give_back(self._counted - tokens)
+        if self._door.bucket is not None:
+            self._door.bucket.give_back(self._counted - tokens)
         self._counted = tokens
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from apr_agents.engine.request import Token
 
 
-class TokenizerBackend(Backend):
-    """A backend whose model has a (fast) tokenizer that is at hand."""
+class Tokenizing:
+    """Does with a (fast) tokenizer what a backend does with text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -71,7 +71,7 @@ class TokenizerBackend(Backend):
         return text[encoded.offsets[-tokens][0] :] if tokens > 0 else ""
 
 
-class LocalBackend(TokenizerBackend):
+class LocalBackend(Tokenizing, Backend):
     """Continues text with a Hugging Face decoder in this process.
 
     Args:

@@ -6,6 +6,7 @@ under a constraint ends with the tokenizer's end token, which belongs into its `
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -37,7 +38,7 @@ def json_schema(tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any]) -> G
     try:
         text = make(schema, overrides=overrides)
     except (TypeError, ValueError) as error:
-        raise InvalidGrammar(kind, _first_line(str(error))) from error
+        raise InvalidGrammar(kind, _in_one_line(str(error))) from error
     return _grammar(kind, tokenizer, text)
 
 
@@ -85,7 +86,30 @@ class Grammar:
 
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise ValueError(_first_line(self._matcher.get_error()))
+            raise ValueError(_in_one_line(self._matcher.get_error()))
+
+
+class _Written:
+    """For llguidance, a tokenizer that it knows, but to which a control token is text like any.
+
+    llguidance asks it how a text that must come is to be written. The tokenizer itself would
+    write it with control tokens, which llguidance then refuses.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, known: LLTokenizer) -> None:
+        self.eos_token_id, self.bos_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id
+        ids = range(known.vocab_size)
+        self.tokens = [known.decode_bytes([i]) for i in ids]
+        self.special_token_ids = [i for i in ids if known.is_special_token(i)]
+        self._fast = copy.copy(tokenizer.backend_tokenizer)
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self._fast.encode_special_tokens = True
+
+    def __call__(self, text: bytes) -> list[int]:
+        written = self._fast.encode(text.decode(errors="replace"), add_special_tokens=False)
+        ids: list[int] = written.ids
+        return ids
 
 
 class _Words:
@@ -133,10 +157,12 @@ def _guide(tokenizer: PreTrainedTokenizerBase) -> _Guide:
         from llguidance import LLTokenizer, TokenizerWrapper
         from llguidance.hf import from_tokenizer
 
+        words: _Written | _Words
         try:
-            made = from_tokenizer(tokenizer)  # type: ignore[arg-type]
+            words = _Written(tokenizer, from_tokenizer(tokenizer))  # type: ignore[arg-type]
         except ValueError:
-            made = LLTokenizer(TokenizerWrapper(_Words(tokenizer)))
+            words = _Words(tokenizer)
+        made = LLTokenizer(TokenizerWrapper(words))
         guide = _known[tokenizer] = _Guide(made, _size(tokenizer))
     return guide
 
@@ -145,7 +171,7 @@ def _grammar(kind: str, tokenizer: PreTrainedTokenizerBase, text: str) -> Gramma
     guide = _guide(tokenizer)
     matcher = _matcher()(guide.tokenizer, text, log_level=0)
     if matcher.is_error():
-        raise InvalidGrammar(kind, _first_line(matcher.get_error()))
+        raise InvalidGrammar(kind, _in_one_line(matcher.get_error()))
     return Grammar(matcher, guide.size)
 
 
@@ -155,5 +181,7 @@ def _size(tokenizer: PreTrainedTokenizerBase) -> int:
     return 1 + max(ids.values())
 
 
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0].rstrip(".")
+def _in_one_line(text: str) -> str:
+    """The first line; where it only announces what is wrong, with the last one, which says it."""
+    first, *others = text.strip().splitlines() or [""]
+    return (f"{first} {others[-1]}" if others and first.endswith(":") else first).rstrip(".")

@@ -151,9 +151,12 @@ def artifact(threads: Sequence[ThreadResult]) -> dict[str, Any]:
 
 def _last_text(steps: Sequence[Step], *kinds: type[Call | Block]) -> str:
     """The last that the model said (`Call`) or that its threads came to (`Block`)."""
-    told = (step for step in reversed(steps) if isinstance(step, kinds))
-    texts = (step.text if isinstance(step, Call) else step.joined for step in told)
-    return next((text for text in texts if text.strip()), "")
+    for step in reversed(steps):
+        if isinstance(step, kinds):
+            text = step.text if isinstance(step, Call) else step.joined
+            if text.strip():
+                return text
+    return ""
 
 
 class _Message(Turn):

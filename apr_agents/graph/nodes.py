@@ -112,11 +112,10 @@ class Nodes:
     async def threads(self, state: State, scene: Scene) -> State:
         """Whole lives of threads, all at once; where the run is saved, each as it ends."""
         saver = checkpointer_of(scene.config)
+        threads = self.runner.children(Thread.of(state["thread"]))
         if saver is None or scene.config is None:
-            parent = Thread.of(state["thread"])
-            results = await self.runner.live_all(self.runner.children(parent), scene)
+            results = await self.runner.live_all(threads, scene)
         else:
-            threads = [Thread.of(thread) for thread in state["threads"]]
             async with Journal.open(saver, scene.config) as journal:
                 results = await self.runner.live_all(
                     threads, scene, earlier=journal.finished, keep=journal.add
@@ -148,12 +147,9 @@ class Nodes:
         if thread.status is not None:
             return "__end__"
         calls = [Send("tool", {"thread": state["thread"], "call": [*c]}) for c in thread.uses]
-        if not saved:
-            block = [Send("threads", {"thread": state["thread"]})] if thread.outlines else []
-            return [*calls, *block] or "__end__"
-        children = [child.to_data() for child in self.runner.children(thread)]
-        if self.runner.are_leaves(thread):
-            block = [Send("threads", {"threads": children})] if children else []
+        if saved and not self.runner.are_leaves(thread):
+            children = self.runner.children(thread)
+            block = [Send("thread", {"thread": child.to_data()}) for child in children]
         else:
-            block = [Send("thread", {"thread": child}) for child in children]
+            block = [Send("threads", {"thread": state["thread"]})] if thread.outlines else []
         return [*calls, *block] or "__end__"

@@ -15,7 +15,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Unpack
@@ -220,10 +220,11 @@ class Runner:
 
     async def use(self, thread: Thread, call: ToolCall, scene: Scene) -> ToolUse:
         """One tool call of ``thread``, within its time."""
-        _tell(scene.emit, thread, "tool", call=call.id, text=call.shown)
+        began = thread.clock()
+        _tell(scene.emit, thread, "tool", began, call=call.id, text=call.shown)
         use = await self._used(thread, call, scene)
         status: ThreadStatus = "failed" if use.failed else "done"
-        _tell(scene.emit, thread, "returned", call=call.id, text=use.text, status=status)
+        _tell(scene.emit, thread, "returned", use.ended, call=call.id, text=use.text, status=status)
         return use
 
     async def _used(self, thread: Thread, call: ToolCall, scene: Scene) -> ToolUse:
@@ -344,10 +345,8 @@ class Runner:
     def result(self, thread: Thread, emit: Emit) -> ThreadResult:
         """The record of a thread that has ended."""
         calls = [step for step in thread.steps if isinstance(step, Call | Summary)]
-        below = [
-            child for step in thread.steps if isinstance(step, Block) for child in step.threads
-        ]
-        summary = calls[-1].text if calls and isinstance(calls[-1], Summary) else None
+        below = [child for step in thread.steps if step.kind == "block" for child in step.threads]
+        summary = calls[-1].text if calls and calls[-1].kind == "summary" else None
         assert thread.status is not None
         result = ThreadResult(
             id=thread.id,
@@ -494,8 +493,8 @@ class Runner:
                         aclosing(turn.stream(config)) as deltas,
                     ):
                         output.waited = thread.clock() - output.started
-                        _tell(scene.emit, thread, "admitted")
                         admitted = output.started + output.waited
+                        _tell(scene.emit, thread, "admitted", admitted)
                         await _hear(deltas, output, thread, admitted, scene.emit)
                         held.spent(output.prompt_tokens + output.tokens)
         except (Exception, asyncio.CancelledError) as error:
@@ -599,8 +598,6 @@ async def _hear(
     emit: Emit,
 ) -> None:
     async for text, tokens, prompt_tokens, ended, cached, logprob, _ in deltas:
-        if output.first_token is None and (text or tokens):
-            output.first_token = max(0.0, thread.clock() - admitted)
         if cached is not None:
             output.cached_tokens = (output.cached_tokens or 0) + cached
         if logprob is not None:
@@ -610,13 +607,24 @@ async def _hear(
         output.prompt_tokens += prompt_tokens
         output.ended = ended
         if text or tokens:
-            _tell(emit, thread, "token", text=text, tokens=tokens)
+            at = thread.clock()
+            if output.first_token is None:
+                output.first_token = max(0.0, at - admitted)
+            _tell(emit, thread, "token", at, text=text, tokens=tokens)
 
 
-def _tell(emit: Emit, thread: Thread, type: EventType, **more: Unpack[Told]) -> None:
-    """Emit an event of ``thread``. No stream that breaks stops a run."""
-    with suppress(Exception):
-        emit({"type": type, "id": thread.id, "at": thread.clock(), **more})
+def _tell(
+    emit: Emit, thread: Thread, type: EventType, at: float | None = None, **more: Unpack[Told]
+) -> None:
+    """Emit an event of ``thread``. No stream that breaks stops a run.
+
+    Args:
+        at: when it happened, if that is not where the thread's record stands.
+    """
+    try:  # noqa: SIM105  suppress() costs as much as all the rest
+        emit({"type": type, "id": thread.id, "at": thread.reached if at is None else at, **more})
+    except Exception:
+        pass
 
 
 def _note(

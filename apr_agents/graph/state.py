@@ -110,7 +110,8 @@ class Thread:
 
     def clock(self) -> float:
         """Seconds since the run began; never less than is recorded, in whichever process."""
-        return max(now() - self.began, self.reached)
+        elapsed, reached = now() - self.began, self.reached if self.steps else self.started
+        return elapsed if elapsed > reached else reached
 
     @property
     def reached(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 OPEN = frozenset({"/health", "/metrics"})
 """Answered without a key, and to the end."""
+
+STALLED = 60.0
+"""Seconds in which the next piece of a body must come."""
 
 DISCARDED = 16
 """Times the limit of a body that is read, and thrown away, so that the client hears the refusal."""
@@ -80,16 +84,18 @@ class Guard:
         )
 
     def _limited(self, receive: Receive) -> Receive:
-        size = 0
+        size, is_complete = 0, False
 
         async def limited() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, is_complete
+            # Behind the body comes nothing but the news that the client is gone.
+            message = await (receive() if is_complete else _in_time(receive))
+            is_complete = not message.get("more_body")
             size += len(message.get("body", b""))
             if size <= self._most_bytes:
                 return message
             while message.get("more_body") and size <= DISCARDED * self._most_bytes:
-                message = await receive()
+                message = await _in_time(receive)
                 size += len(message.get("body", b""))
             raise Refusal(
                 413,
@@ -98,3 +104,16 @@ class Guard:
             )
 
         return limited
+
+
+async def _in_time(receive: Receive) -> Message:
+    try:
+        async with asyncio.timeout(STALLED):
+            return await receive()
+    except TimeoutError as error:
+        raise Refusal(
+            408,
+            f"Nothing came of the body for {STALLED:g} s.",
+            code="request_timeout",
+            headers={"Connection": "close"},
+        ) from error

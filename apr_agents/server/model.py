@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import convert_to_messages
 
 from apr_agents import json_calls
-from apr_agents.errors import AprError
+from apr_agents.errors import InvalidGrammar, MissingExtra
 from apr_agents.server.refusals import invalid
 from apr_agents.server.schemas import Message, Tool
 from apr_agents.tokens import inert
@@ -152,7 +152,9 @@ class Model:
             from apr_agents.engine import grammar
 
             constraint: Constraint = grammar.json_schema(self.tokenizer, schema)
-        except (AprError, ImportError, ValueError, TypeError, RecursionError) as error:
+        except InvalidGrammar as error:
+            raise invalid(str(error), param) from error
+        except (MissingExtra, ValueError, TypeError, RecursionError) as error:
             raise invalid(f"This schema cannot be used: {error}", param) from error
         return constraint
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from apr_agents.engine import scheduler
 from apr_agents.engine.decoder import Decoder
 from apr_agents.engine.engine import Engine, EngineOptions
 from apr_agents.engine.request import Generate, Token
@@ -62,11 +63,13 @@ class Branch:
 
     Attributes:
         cancelled: end it after so many tokens; ``None`` not to.
+        seed: of its random numbers; ``None`` for the likeliest token each time.
     """
 
     more: list[int]
     max_tokens: int
     cancelled: int | None
+    seed: int | None
     children: list[Branch] = field(default_factory=list)
 
 
@@ -74,33 +77,80 @@ branches: st.SearchStrategy[Branch] = st.recursive(
     st.builds(
         Branch,
         st.lists(st.integers(1, 3), min_size=1, max_size=12),
-        st.integers(1, 10),
+        st.integers(1, 30),
         st.none() | st.none() | st.integers(1, 5),
+        st.none() | st.integers(0, 9),
     ),
     lambda below: st.builds(
         Branch,
         st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=30),
         st.integers(1, 10),
         st.none(),
+        st.none() | st.integers(0, 9),
         st.lists(below, max_size=3),
     ),
     max_leaves=10,
 )
 
 
+VARIED = ["Llama", "Qwen3", "Gemma3", "GPTNeoX"]
+CRAMPED = 90
+
+
+def counted(holder: object, method: str) -> list[str]:
+    """A list that grows with each call of a method."""
+    calls: list[str] = []
+    original_one = getattr(holder, method)
+
+    def call(*args: Any) -> Any:
+        calls.append(method)
+        return original_one(*args)
+
+    setattr(holder, method, call)
+    return calls
+
+
 @pytest.fixture(scope="module")
-def cramped() -> dict[str, Steps]:
-    """Engines in which hardly two long sequences fit side by side."""
-    options = EngineOptions(cache_tokens=160, most_tokens=20, most_running=5)
-    return {family: Steps(Engine(fresh(family), options)) for family in ("Llama", "Gemma3")}
+def cramped() -> Iterator[dict[str, Steps]]:
+    """Engines in which hardly two long sequences fit side by side, and all are let in."""
+    options = EngineOptions(cache_tokens=CRAMPED, most_tokens=20, most_running=8)
+    engines = {family: Engine(fresh(family), options) for family in VARIED}
+    preempted = [counted(engine.scheduler, "_preempt") for engine in engines.values()]
+    evicted = [counted(engine.scheduler.tree, "evict") for engine in engines.values()]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scheduler, "GROWTH", 2)
+        yield {family: Steps(engine) for family, engine in engines.items()}
+    assert all(preempted)
+    assert all(evicted)
 
 
-@settings(max_examples=40)
-@given(st.lists(branches, min_size=1, max_size=4), st.sampled_from(["Llama", "Gemma3"]))
+@pytest.fixture(scope="module")
+def roomy() -> Iterator[dict[str, Engine]]:
+    engines = {family: Engine(fresh(family)) for family in VARIED}
+    yield engines
+    for engine in engines.values():
+        engine.stop()
+
+
+CROWD = [Branch([i, 2, 3, *range(4, 12)], 30, None, i if i % 2 else None) for i in range(1, 7)]
+"""So many that some must make way for others."""
+
+
+@pytest.mark.parametrize("family", VARIED)
+@settings(max_examples=10)
+@example(CROWD)
+@given(st.lists(branches, min_size=1, max_size=6))
 def test_any_tree_of_forks_gives_what_each_branch_gives_alone(
-    cramped: dict[str, Steps], trees: list[Branch], family: str
+    cramped: dict[str, Steps], roomy: dict[str, Engine], family: str, trees: list[Branch]
 ) -> None:
     steps, open_requests = cramped[family], set[int]()
+
+    def asked(branch: Branch, ids: list[int]) -> Generate:
+        heat = 0.0 if branch.seed is None else 1.3
+        return Generate(
+            ids=ids, max_tokens=branch.max_tokens, temperature=heat, seed=branch.seed or 0
+        )
+
     done: list[tuple[list[int], Branch, Heard]] = []
     numbers = count()
 
@@ -116,15 +166,20 @@ def test_any_tree_of_forks_gives_what_each_branch_gives_alone(
                 open_requests.remove(mine)
                 done.append((ids, branch, heard))
                 for child in branch.children:
-                    start(child, [*ids, *heard.ids])
+                    if len(ids) + len(heard.ids) + len(child.more) + child.max_tokens < CRAMPED:
+                        start(child, [*ids, *heard.ids])
 
-        number = steps.engine.submit(Generate(ids=ids, max_tokens=branch.max_tokens), hear)
+        number = steps.engine.submit(asked(branch, ids), hear)
 
     for branch in trees:
         start(branch, [])
     steps.until(lambda: not open_requests)
     for ids, branch, heard in done:
-        assert is_greedy(ids, heard.ids, family)
+        if branch.seed is None:
+            assert is_greedy(ids, heard.ids, family)
+        else:
+            (alone,) = ask(roomy[family], asked(branch, ids))
+            assert heard.ids == alone.ids[: len(heard.ids)]
         if branch.cancelled is None or branch.cancelled >= branch.max_tokens:
             assert heard.finish == "length"
             assert len(heard.ids) == branch.max_tokens
@@ -132,7 +187,7 @@ def test_any_tree_of_forks_gives_what_each_branch_gives_alone(
             assert heard.finish == "cancelled"
             assert len(heard.ids) == branch.cancelled
     assert steps.engine.scheduler.tree.held == 0
-    assert steps.engine.pool.free + steps.engine.scheduler.tree.loose == 160
+    assert steps.engine.pool.free + steps.engine.scheduler.tree.loose == CRAMPED
 
 
 def test_a_fork_and_a_join_compute_hardly_any_token_twice(engine: Engine) -> None:

@@ -142,6 +142,12 @@ def test_a_tokenizer_of_another_kind_will_do() -> None:
     other.engine.stop()
 
 
+def test_what_must_come_may_look_like_a_control_token(speaker: Speaker) -> None:
+    for text in ("<eos>", "a <Parallel> b</Thread>"):
+        said = speaker.say(grammar.json_schema(speaker.tokenizer, {"const": text}))
+        assert [json.loads(each) for each in said] == [text]
+
+
 def test_constraints_of_one_kind_do_not_know_of_each_other(speaker: Speaker) -> None:
     first, second = (grammar.regex(speaker.tokenizer, "ab") for _ in range(2))
     ids = speaker.tokenizer("ab")["input_ids"]

@@ -150,6 +150,11 @@ def test_a_wrong_value_is_a_400_that_names_it(
         b'{"model": "tiny", "prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}",
         b'{"model": "tiny", "prompt": ' + b"[" * 100_000,
         b'{"model": "tiny", "prompt": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b'{"model": "tiny", "prompt": "a", "metadata": ' + b'{"a":' * 990 + b"1" + b"}" * 991,
+        b'{"model": "tiny", "prompt": "\xe4"}',
+        b'{"model": "tiny", "prompt": "\x01"}',
+        b'{"model": "tiny", "prompt": "a"} {}',
+        b"{'model': 'tiny', 'prompt': 'a'}",
     ],
 )
 def test_a_body_that_is_no_request_is_a_400(server: Running, body: bytes) -> None:
@@ -168,6 +173,44 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(server: Running) -> None:
         response = httpx.post(f"{server.v1}/completions", content=body, headers=headers)
         assert response.status_code == 400
         assert "application/json" in error_of(response)["message"]
+
+
+SCHEMAS: list[Any] = [
+    {"const": "<|end|>"},  # a control token of the model
+    {"const": "\ud800"},
+    {"const": float("nan")},
+    {"type": 5},
+    {"enum": []},
+    {"enum": list(range(5000))},
+    {"not": {}},
+    {"$ref": "#"},
+    {"$ref": "http://example.org/x"},
+    {"pattern": "("},
+    {"type": "string", "pattern": "(a{1000}){1000}"},
+    {"type": "string", "minLength": 10**9},
+    {"type": "string", "maxLength": 10**30},
+    {"type": "number", "multipleOf": 0},
+    {"type": "integer", "minimum": 5, "maximum": 1},
+    {"anyOf": [{"type": "string"}] * 1000},
+    {"type": "object", "properties": {"\ud800": {"type": "string"}}},
+    {"type": "object", "properties": 5},
+    deep(300),
+]
+
+
+@pytest.mark.parametrize(
+    "schema", SCHEMAS, ids=lambda schema: str(schema)[:40].encode("ascii", "replace").decode()
+)
+def test_whatever_a_schema_says_it_is_kept_to_or_refused(server: Running, schema: Any) -> None:
+    shape = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    for change in ({"response_format": shape}, {"tools": [tool], "tool_choice": "required"}):
+        body = json.dumps(CHAT | {"max_tokens": 20, "temperature": 0} | change)
+        headers = {"content-type": "application/json"}
+        response = httpx.post(f"{server.v1}/chat/completions", content=body, headers=headers)
+        assert response.status_code in (200, 400), response.text
+        if response.status_code == 400:
+            error_of(response)
 
 
 def test_half_a_surrogate_pair_is_a_question_mark(server: Running) -> None:
