@@ -93,6 +93,7 @@ _HOMES = {
 
 __all__ = [
     "APR",
+    "NPR",
     "All",
     "AprError",
     "Ask",
@@ -113,7 +114,6 @@ __all__ = [
     "Metrics",
     "MonteCarloTreeSearch",
     "Multiverse",
-    "NPR",
     "Outline",
     "ParallelR1",
     "ParallelReasoningMiddleware",
