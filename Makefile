@@ -33,7 +33,7 @@ setup: .venv/installed-dev
 smollm2: .venv/installed-dev
 	$(BIN)/python -m apr_agents.bench.smollm2
 
-train-bundled: .venv/installed
+train-bundled: .venv/installed-dev
 	$(BIN)/torchrun --standalone --nproc-per-node $$(nproc) -m apr_agents.training.bundled
 
 .venv/made:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apr_agents.backends.base import Backend, Delta, Request
     from apr_agents.backends.chat_model import BackendChatModel
+    from apr_agents.backends.completions import CompletionsBackend
     from apr_agents.backends.gate import Gate
     from apr_agents.errors import AprError
     from apr_agents.graph.build import create_parallel_agent
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from apr_agents.trace.metrics import Metrics, Prices
     from apr_agents.trace.otel import export_spans
     from apr_agents.trace.trajectory import Trajectory
+    from apr_agents.training.config import GRPOConfig, Optimization, SFTConfig
+    from apr_agents.training.pgrpo import grpo
+    from apr_agents.training.rewards import Outcome, Reward
+    from apr_agents.training.sft import sft
     from apr_agents.types import Outline, ThreadResult
 
 # Loaded when first used: importing this package costs milliseconds.
@@ -50,11 +55,13 @@ _HOMES = {
     "BackendChatModel": "backends.chat_model",
     "Beam": "strategies.beam",
     "BestOfN": "strategies.best_of_n",
+    "CompletionsBackend": "backends.completions",
     "Conclusions": "graph.merge",
     "Delta": "backends.base",
     "Event": "trace.events",
     "FirstSuccess": "graph.join",
     "Full": "graph.merge",
+    "GRPOConfig": "training.config",
     "Gate": "backends.gate",
     "JoinPolicy": "graph.join",
     "KOfN": "graph.join",
@@ -64,12 +71,16 @@ _HOMES = {
     "MonteCarloTreeSearch": "strategies.mcts",
     "Multiverse": "protocols.multiverse",
     "NPR": "protocols.npr",
+    "Optimization": "training.config",
+    "Outcome": "training.rewards",
     "Outline": "types",
     "ParallelR1": "protocols.parallel_r1",
     "ParallelReasoningMiddleware": "middleware",
     "Prices": "trace.metrics",
     "Reduction": "graph.merge",
     "Request": "backends.base",
+    "Reward": "training.rewards",
+    "SFTConfig": "training.config",
     "SelfConsistency": "strategies.self_consistency",
     "SkeletonOfThought": "strategies.skeleton_of_thought",
     "Strategy": "strategies.base",
@@ -87,7 +98,9 @@ _HOMES = {
     "Vote": "graph.join",
     "create_parallel_agent": "graph.build",
     "export_spans": "trace.otel",
+    "grpo": "training.pgrpo",
     "recall_tool": "tools",
+    "sft": "training.sft",
     "spawn_tool": "tools",
 }
 
@@ -101,11 +114,13 @@ __all__ = [
     "BackendChatModel",
     "Beam",
     "BestOfN",
+    "CompletionsBackend",
     "Conclusions",
     "Delta",
     "Event",
     "FirstSuccess",
     "Full",
+    "GRPOConfig",
     "Gate",
     "JoinPolicy",
     "KOfN",
@@ -114,12 +129,16 @@ __all__ = [
     "Metrics",
     "MonteCarloTreeSearch",
     "Multiverse",
+    "Optimization",
+    "Outcome",
     "Outline",
     "ParallelR1",
     "ParallelReasoningMiddleware",
     "Prices",
     "Reduction",
     "Request",
+    "Reward",
+    "SFTConfig",
     "SelfConsistency",
     "SkeletonOfThought",
     "Strategy",
@@ -137,7 +156,9 @@ __all__ = [
     "Vote",
     "create_parallel_agent",
     "export_spans",
+    "grpo",
     "recall_tool",
+    "sft",
     "spawn_tool",
 ]
 

@@ -132,7 +132,7 @@ class InvalidScript(AprError, ValueError):
     """A line of a data set that cannot be used."""
 
     def __init__(self, path: str, line: int, why: str) -> None:
-        super().__init__(f"{path}, line {line}, is no script: {why}.")
+        super().__init__(f"{path}, line {line}: {why}.")
         self.path, self.line, self.why = path, line, why
 
 

@@ -155,10 +155,12 @@ class Allowance:
 
     def less_own(self, *, tokens: int, seconds: float) -> Allowance:
         """What is left after a model call of its own that generated ``tokens``."""
-        return replace(
-            self,
+        return Allowance(  # many times faster than replace(), and there is one for each call
+            depth=self.depth,
+            threads=self.threads,
             calls=self.calls - 1,
             own_tokens=max(0, self.own_tokens - tokens),
             tokens=max(0, self.tokens - tokens),
             seconds=max(0.0, self.seconds - seconds),
+            lanes=self.lanes,
         )

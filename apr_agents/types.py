@@ -232,7 +232,7 @@ Step = Annotated[Call | Summary | ToolUse | Note | Block | Backtrack, Field(disc
 
 def in_context(steps: Sequence[Step]) -> list[Step]:
     """The steps that make up a thread's context: paths that it gave up are left out."""
-    if not any(isinstance(step, Backtrack) for step in steps):
+    if all(step.kind != "backtrack" for step in steps):
         return list(steps)
     kept: list[tuple[int, Step]] = []
     for index, step in enumerate(steps):

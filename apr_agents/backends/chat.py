@@ -14,7 +14,6 @@ from langchain_core.tools import BaseTool
 
 from apr_agents.backends.base import Backend, approximate_tail, approximate_tokens
 
-
 CLOSING_TURNS = 6
 """Turns that an event loop takes to close what is left of a stream. LangChain's generators do not
 close those that they iterate over: each, about three in all, is closed two turns after the other.

@@ -25,6 +25,7 @@ from langchain_core.messages import AnyMessage
 from pydantic import SecretStr
 
 from apr_agents.backends.base import Backend, Delta, Request, approximate_tail, approximate_tokens
+from apr_agents.backends.local import Tokenizing
 from apr_agents.backends.refusal import (
     Overflow,
     Passing,
@@ -42,7 +43,7 @@ from apr_agents.errors import (
     PromptTooLong,
     UnknownModel,
 )
-from apr_agents.tokens import breaking, inert
+from apr_agents.tokens import breaking
 
 try:
     import httpx
@@ -68,10 +69,12 @@ OPTIONAL_WORDS = ("stop", "user")
 """What a request can do without where a server refuses it; of the second, each is also a word
 of its own, and only in quotes the parameter."""
 
-_CONTROL = re.compile(
-    r"<[|｜][^<>|｜\s]{1,64}[|｜]>|</?s>|<(?:bos|eos|start_of_turn|end_of_turn)>|\[/?INST\]"
+_inert = breaking(
+    re.compile(
+        r"<[|｜][^<>|｜\s]{1,64}[|｜]>|</?s>|<(?:bos|eos|start_of_turn|end_of_turn)>|\[/?INST\]"
+    )
 )
-"""Control tokens of most models, for want of the tokenizer that knows them."""
+"""Breaks the control tokens of most models, for want of the tokenizer that knows them."""
 
 
 class CompletionsBackend(Backend):
@@ -143,10 +146,9 @@ class CompletionsBackend(Backend):
         self._root = self.url.removesuffix("/v1")
         self._key = None if api_key is None else _key(api_key)
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout, pool=None)
-        self._template, self._tokenizer, self._inert = template, None, breaking(_CONTROL)
-        if isinstance(template, str) and template != "plain":
-            self._tokenizer = _tokenizer(template)
-            self._inert = inert(self._tokenizer.backend_tokenizer)
+        self._write = template if callable(template) else _joined
+        by_name = isinstance(template, str) and template != "plain"
+        self._tokenizing = Tokenizing(_tokenizer(str(template))) if by_name else None
         self._refused: set[str] = set()
         self._says_stops = True
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
@@ -164,37 +166,20 @@ class CompletionsBackend(Backend):
     # --- texts -------------------------------------------------------------------------
 
     def render(self, messages: Sequence[AnyMessage]) -> str:
-        messages = [
-            message.model_copy(update={"content": self._inert(message.text)})
-            for message in messages
-        ]
-        if callable(self._template):
-            return self._template(messages)
-        if self._tokenizer is None or self._tokenizer.chat_template is None:
-            return "\n".join(message.text for message in messages)
-        roles = {"human": "user", "ai": "assistant"}
-        turns = [
-            {"role": roles.get(message.type, message.type), "content": message.text}
-            for message in messages
-        ]
-        rendered = str(
-            self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if self._tokenizing is not None:
+            rendered = self._tokenizing.render(messages)
+            # The server puts it in front of every prompt itself.
+            return rendered.removeprefix(_first_token(self._tokenizing.tokenizer))
+        return self._write(
+            [message.model_copy(update={"content": _inert(message.text)}) for message in messages]
         )
-        # The server puts it in front of every prompt itself.
-        return rendered.removeprefix(_first_token(self._tokenizer))
 
     def count(self, text: str) -> int:
-        if self._tokenizer is None:
-            return approximate_tokens(text)
-        return len(self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._tokenizing.count(text) if self._tokenizing else approximate_tokens(text)
 
     def tail(self, text: str, tokens: int) -> str:
-        if self._tokenizer is None:
-            return approximate_tail(text, tokens)
-        encoded = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-        if len(encoded.ids) <= tokens:
-            return text
-        return text[encoded.offsets[-tokens][0] :] if tokens > 0 else ""
+        tail = self._tokenizing.tail if self._tokenizing else approximate_tail
+        return tail(text, tokens)
 
     # --- one request -------------------------------------------------------------------
 
@@ -207,7 +192,7 @@ class CompletionsBackend(Backend):
             ModelNotReady: the server refuses the key.
             BackendFailed: the server cannot be reached, is too busy, or broke off.
         """
-        piece_tokens = self.count if self._tokenizer is not None else lambda text: 1
+        piece_tokens = self.count if self._tokenizing is not None else lambda text: 1
         output = Output(request, piece_tokens, self.count)
         while True:
             output.begin()
@@ -584,6 +569,10 @@ def _key(key: str) -> SecretStr:
         # Not shown: it is a secret all the same.
         raise InvalidOption("api_key", "…", f"one line of ASCII, as {KEY} must")
     return SecretStr(key)
+
+
+def _joined(messages: Sequence[AnyMessage]) -> str:
+    return "\n".join(message.text for message in messages)
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:

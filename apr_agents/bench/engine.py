@@ -7,6 +7,7 @@ generate 64 at once, and a join that sees the parent and the end of each child a
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -139,12 +140,15 @@ def measure(case: EngineCase) -> EngineRow:
     import torch
 
     torch.set_num_threads(case.threads)
+    vocabulary = json.loads(Path(case.directory, "config.json").read_text())["vocab_size"]
     engine = (_served if case.transport == Transport.http else _in_process)(case)
     try:
-        _fork_join(engine, case.n, random.Random(1), parent=64, generated=4)
+        _fork_join(engine, case.n, random.Random(1), vocabulary, parent=64, generated=4)
         before = engine.prefilled
         started = time.perf_counter()
-        generated = _fork_join(engine, case.n, random.Random(2), parent=PARENT, generated=GENERATED)
+        generated = _fork_join(
+            engine, case.n, random.Random(2), vocabulary, parent=PARENT, generated=GENERATED
+        )
         seconds = time.perf_counter() - started
         after = engine.prefilled
     finally:
@@ -189,12 +193,13 @@ def _served(case: EngineCase) -> Generator:
 
 
 def _fork_join(
-    engine: Generator, n: int, rng: random.Random, *, parent: int, generated: int
+    engine: Generator, n: int, rng: random.Random, vocabulary: int, *, parent: int, generated: int
 ) -> int:
     """Run the workload; how many tokens were generated."""
 
     def tokens(count: int) -> list[int]:
-        return [rng.randrange(1000, 40000) for _ in range(count)]
+        # Without the first ones, of which many are control tokens.
+        return [rng.randrange(vocabulary // 10, vocabulary) for _ in range(count)]
 
     prefix = tokens(parent)
     outputs = engine.generate([prefix + tokens(SUFFIX) for _ in range(n)], generated)

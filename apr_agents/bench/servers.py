@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -119,21 +120,25 @@ class Started(Served):
 
     Args:
         command: starts it, without its port.
+        settings: more variables of its environment.
     """
 
-    def __init__(self, command: Sequence[str], directory: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], directory: Path, settings: Mapping[str, str] | None = None
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{port}", directory)
         self._process = subprocess.Popen(
             [sys.executable, "-c", WATCHED, *command, "--port", str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            env=os.environ | dict(settings or {}),
         )
         try:
-            super().__init__(f"http://127.0.0.1:{port}", directory)
             self._wait()
         except BaseException:
-            self._end()
+            self.close()
             raise
 
     def _wait(self) -> None:
@@ -149,14 +154,11 @@ class Started(Served):
             time.sleep(0.1)
         raise BackendFailed(f"the server did not start within {PATIENCE:.0f} s")
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        super().close()
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
-
-    def close(self) -> None:
-        super().close()
-        self._end()
 
 
 class AprServer(Started):
@@ -181,7 +183,9 @@ class VllmServer(Started):
         serve = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(directory.absolute())]
         options = ["--dtype", dtype, "--max-model-len", "2048", "--enforce-eager"]
         names = ["--served-model-name", self.model, "--host", "127.0.0.1"]
-        super().__init__([sys.executable, *serve, *options, *names], directory)
+        # On a CPU: as many threads as OMP_NUM_THREADS says, and a GiB of keys and values.
+        settings = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        super().__init__([sys.executable, *serve, *options, *names], directory, settings)
 
 
 class LlamaCpp(Served):

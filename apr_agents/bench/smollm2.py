@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from apr_agents.errors import BackendFailed, MissingExtra
@@ -69,12 +70,12 @@ def _download(file: Path) -> None:
 
 def _convert(file: Path, directory: Path) -> None:
     """Write the weights and the tokenizer of the GGUF file to ``directory``."""
-    try:
-        import gguf  # noqa: F401  transformers reads the file with it
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    except ImportError as error:
-        raise MissingExtra("bench", error.name or "gguf") from error
+    for package in ("torch", "transformers", "gguf", "accelerate"):
+        if find_spec(package) is None:
+            raise MissingExtra("bench", package)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     folder, name = file.parent, file.name
     model = AutoModelForCausalLM.from_pretrained(
         folder,

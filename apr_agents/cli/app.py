@@ -21,8 +21,9 @@ from apr_agents.cli.simulate import simulate
 from apr_agents.cli.solve import solve
 from apr_agents.cli.tasks import tasks
 from apr_agents.cli.trace import trace
+from apr_agents.cli.train import train
 from apr_agents.cli.ui import ui
-from apr_agents.errors import AprError, BackendFailed, PromptTooLong
+from apr_agents.errors import AprError, BackendFailed, PromptTooLong, TrainingCollapsed
 
 NO_ANSWER, BAD_USAGE, INTERRUPTED = 1, 2, 130
 LONGEST_MESSAGE = 600
@@ -44,7 +45,7 @@ class OneLineErrors(TyperGroup):
             except typer.TyperException as error:
                 code = _report(error.format_message(), error.exit_code)
             except AprError as error:
-                failed = isinstance(error, BackendFailed | PromptTooLong)
+                failed = isinstance(error, BackendFailed | PromptTooLong | TrainingCollapsed)
                 code = _report(str(error), NO_ANSWER if failed else BAD_USAGE)
             except KeyboardInterrupt:
                 code = INTERRUPTED
@@ -105,6 +106,7 @@ app.command("ui")(ui)
 app.command("protocols")(protocols)
 app.add_typer(bench, name="bench")
 app.add_typer(trace, name="trace")
+app.add_typer(train, name="train")
 
 
 @app.callback()

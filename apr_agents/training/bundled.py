@@ -1,19 +1,21 @@
 """The recipe of the bundled model: a small Llama that splits arithmetic when that pays.
 
 ``torchrun --standalone --nproc-per-node 2 -m apr_agents.training.bundled`` trains on two
-cores, one process each, or goes on with a run that was stopped, and exports the model;
+cores, one process each, or goes on with a run that was stopped, and saves the model;
 ``--help`` says where, how long and from which seed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import string
 import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -28,6 +30,7 @@ from transformers import (
 )
 
 from apr_agents.backends import BUNDLED
+from apr_agents.protocols.threadweaver import ThreadWeaver
 from apr_agents.tasks.arithmetic import (
     APPLY,
     KINDS,
@@ -39,17 +42,16 @@ from apr_agents.tasks.arithmetic import (
     random_step,
 )
 from apr_agents.tasks.base import Demonstration
-from apr_agents.training.demonstrations import MergeName, to_trie
-from apr_agents.training.sft import (
-    SFTConfig,
-    Trainer,
-    half_precision,
-    position,
-    together,
-    trie_logits,
-)
+from apr_agents.training.config import Optimization
+from apr_agents.training.decisions import Shown
+from apr_agents.training.forward import choose_attention
+from apr_agents.training.learner import Learner, position, together
+from apr_agents.training.models import Policy
+from apr_agents.training.runs import rehearse
+from apr_agents.training.scripts import Script, from_demonstration
+from apr_agents.training.sft import SFT, evaluate
 from apr_agents.training.tokenizer import build_tokenizer
-from apr_agents.training.trie import Batch, PackedTrie, Segment, collate, pack
+from apr_agents.training.trie import Batch, Pair, Trie, collate, pack
 
 Item = TypeVar("Item")
 
@@ -61,7 +63,7 @@ BUDGETS = {0: 26, 1: 4, 2: 20, 3: 9, 4: 15, 5: 5, 6: 5, 7: 4, 8: 12}
 SHARES = {
     "pair": 10, "chain": 16, "tiny": 12, "whole": 44, "wide": 16, "sums": 24, "drill": 28,
 }  # fmt: skip
-MERGES: dict[MergeName, int] = {"conclusions": 58, "full": 26, "summary": 16}
+MERGES = {"conclusions": 58, "full": 26, "summary": 16}
 """Weights of the budgets, of the kinds of problem, and of what the join shows."""
 
 PLANS = 0.15
@@ -87,6 +89,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+FROM_SCRATCH = Optimization(matrix_rate=0.014, rate=2e-3, warmup=0.01, decay=0.65)
+SAVE_EVERY = 500
+"""Optimizer steps between two checkpoints: a few minutes."""
+
+
 class Mixture:
     """The stream of demonstrations: every kind of problem and of step gets its share.
 
@@ -108,14 +115,13 @@ class Mixture:
         self.tokenizer, self.seed, self.easy = tokenizer, seed, easy
         self.shard_size, self.batch_tokens = shard_size, batch_tokens
 
-    def __call__(self, shard: int, progress: float) -> Iterator[Batch]:
-        """The batches of one shard, tries of similar length together."""
+    def __call__(self, shard: int, done: float) -> Iterator[list[Batch]]:
+        """The batches of one shard, a step each, tries of similar length together."""
         rng = random.Random(f"{self.seed}/{shard}")
-        buckets: dict[int, list[PackedTrie]] = defaultdict(list)
-        for _ in range(self.shard_size):
-            trie = self.lesson(rng, progress)
+        buckets: dict[int, list[Trie]] = defaultdict(list)
+        for trie in self.tries(rng, done):
             if len(trie) <= WIDTHS[-1]:
-                buckets[WIDTHS[bisect_left(WIDTHS, len(trie))]].append(pack(trie))
+                buckets[WIDTHS[bisect_left(WIDTHS, len(trie))]].append(trie)
         batches = []
         for width, tries in sorted(buckets.items()):
             rows = max(2, self.batch_tokens // width // 2 * 2)
@@ -124,29 +130,44 @@ class Mixture:
         rank, ranks = position()
         for width, tries in batches:
             if len(tries) >= ranks:
-                yield collate(tries[rank::ranks], multiple=width)
+                yield [collate(tries[rank::ranks], multiple=width)]
 
-    def lesson(self, rng: random.Random, progress: float = 1.0) -> Segment:
-        """One trie of the stream."""
+    def tries(self, rng: random.Random, done: float = 1.0) -> Iterator[Trie]:
+        """The lessons of one shard."""
+        lessons = [self.lesson(rng, done) for _ in range(self.shard_size)]
+        scripts = [lesson for lesson in lessons if isinstance(lesson, Script)]
+        played = iter(asyncio.run(rehearse(scripts, self.tokenizer)))
+        for lesson in lessons:
+            if not isinstance(lesson, Script):
+                yield pack(lesson)
+                continue
+            run, fault = next(played)
+            assert run is not None, fault
+            plans_only = len(lesson.calls) > 1 and rng.random() < PLANS
+            yield pack(run.pairs[:1] if plans_only else run.pairs)
+
+    def lesson(self, rng: random.Random, done: float = 1.0) -> Script | list[Pair]:
+        """One lesson of the stream: a run, or a drill."""
         kind = _weighted(rng, SHARES)
-        if progress < self.easy and kind in ("whole", "wide"):
+        if done < self.easy and kind in ("whole", "wide"):
             kind = rng.choice(("chain", "sums", "drill"))
         if kind == "drill":
             return self.drill(rng)
-        trie = self.trie(self.demonstration(rng, kind), rng)
-        [opened] = trie.children
-        if opened.children and rng.random() < PLANS:
-            return replace(trie, children=(replace(opened, children=()),))
-        return trie
+        shown, merge = self.demonstration(rng, kind), _weighted(rng, MERGES)
+        return from_demonstration(shown, ThreadWeaver(), merge=merge)
 
-    def drill(self, rng: random.Random) -> Segment:
+    def drill(self, rng: random.Random) -> list[Pair]:
         """Single operations in the notation of the demonstrations, results to be written."""
-        lines = [_operation(rng) for _ in range(11)]
-        segment: tuple[Segment, ...] = ()
-        for left, result in reversed(lines):
-            written = Segment(tuple(self._encode(f"{result}\n")), True, segment)
-            segment = (Segment(tuple(self._encode(f"{left}=")), False, (written,)),)
-        return segment[0]
+        operations = [_operation(rng) for _ in range(11)]
+        asked = [self._encode(f"{left}=") for left, _ in operations]
+        written = [self._encode(f"{result}\n") for _, result in operations]
+        before = accumulate(
+            (a + w for a, w in zip(asked, written, strict=True)), initial=list[int]()
+        )
+        return [
+            Pair([*context, *left], result)
+            for context, left, result in zip(before, asked, written, strict=False)
+        ]
 
     def demonstration(self, rng: random.Random, kind: str) -> Demonstration:
         """A demonstration of one kind, now and then with other text around its question."""
@@ -159,16 +180,6 @@ class Mixture:
             noisy = rng.choice((f"{question} {junk(rng, 30)}", f"{junk(rng, 30)} {question}"))
             demonstration = replace(demonstration, question=noisy)
         return demonstration
-
-    def trie(self, demonstration: Demonstration, rng: random.Random) -> Segment:
-        """The demonstration as a trie, with a join and summaries as chance has it."""
-        return to_trie(
-            demonstration,
-            self._encode,
-            eos_id=self.tokenizer.eos_token_id,
-            merge=_weighted(rng, MERGES),
-            summaries=rng.random() < 0.2,
-        )
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.backend_tokenizer.encode(text).ids
@@ -226,74 +237,76 @@ def junk(rng: random.Random, length: int) -> str:
     return "w" + "".join(pieces)[:length] + "w"
 
 
-@torch.no_grad()
-def exactness(
-    model: PreTrainedModel, mixture: Mixture, *, seed: int, count: int = 48
-) -> dict[str, float]:
-    """The share of problems, by kind and budget, of which greedy decoding gets every token."""
+def held_out(tokenizer: PreTrainedTokenizerFast, *, seed: int, count: int = 24) -> list[Shown]:
+    """Problems of every kind and the budgets that matter, and how they are to be solved."""
     rng = random.Random(seed)
-    shares: dict[str, float] = {}
-    for kind, budgets in {
-        "pair": (4,),
-        "chain": (0, 8),
-        "whole": (0, 2, 4, 8),
-        "wide": (8,),
-    }.items():
-        for budget in budgets:
-            exact = 0
-            for _ in range(count):
-                question = format_question(KINDS[kind](rng))
-                batch = collate([pack(mixture.trie(demonstrate(question, budget), rng))])
-                with half_precision(model):
-                    predicted_S = trie_logits(model, batch).argmax(-1).cpu()
-                exact += bool((predicted_S == batch.targets_S).all())
-            shares[f"{kind}@{budget}"] = exact / count
-    return shares
+    budgets = {"pair": (4,), "chain": (0, 8), "whole": (0, 2, 4, 8), "wide": (8,)}
+    scripts = [
+        from_demonstration(
+            demonstrate(format_question(KINDS[kind](rng)), budget),
+            ThreadWeaver(),
+            merge="conclusions",
+        )
+        for kind in budgets
+        for budget in budgets[kind]
+        for _ in range(count)
+    ]
+    played = asyncio.run(rehearse(scripts, tokenizer))
+    return [Shown(script, run) for script, (run, _) in zip(scripts, played, strict=True) if run]
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write what ``AutoModelForCausalLM`` and ``AutoTokenizer`` load, weights in bfloat16."""
+    """Save the model as it ships, weights in bfloat16."""
     shipped = build_model(tokenizer)
     shipped.load_state_dict(model.state_dict())
     shipped.generation_config = GenerationConfig.from_model_config(shipped.config)
-    shipped.bfloat16().save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    Policy(shipped.bfloat16(), tokenizer).save(directory)
 
 
-@together()
 def main(
     directory: Annotated[Path, typer.Option(help="Checkpoints and log.")] = Path("runs/bundled"),
-    output: Annotated[Path, typer.Option(help="Where the model is exported.")] = BUNDLED,
+    output: Annotated[Path, typer.Option(help="Where the model is saved.")] = BUNDLED,
     tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = TOKENS,
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
-    weights: Annotated[Path | None, typer.Option(help="An exported model to go on from.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A saved model to go on from.")] = None,
 ) -> None:
-    """Train the bundled model, or go on with a run that was stopped, and export it."""
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    mixture = Mixture(tokenizer, seed=seed, easy=0.15 if weights is None else 0.0)
-    model = build_model(tokenizer)
-    if weights is not None:
-        exported = LlamaForCausalLM.from_pretrained(weights, dtype=torch.float32)
-        model.load_state_dict(exported.state_dict())
-    gentle = {} if weights is None else {"matrix_rate": 0.009, "decay": 0.97}
-    config = SFTConfig(tokens=tokens, checkpoint_seconds=400, **gentle)
-    trainer = Trainer(model, mixture, directory, config)
-    started, first = time.monotonic(), trainer.tokens
+    """Train the bundled model, or go on with a run that was stopped, and save it."""
+    with together():
+        torch.manual_seed(seed)
+        tokenizer = build_tokenizer()
+        model = build_model(tokenizer)
+        choose_attention(model)
+        policy = Policy(model, tokenizer)
+        mixture = Mixture(tokenizer, seed=seed, easy=0.15 if weights is None else 0.0)
+        how = FROM_SCRATCH
+        if weights is not None:
+            saved = LlamaForCausalLM.from_pretrained(weights, dtype=torch.float32)
+            model.load_state_dict(saved.state_dict())
+            how = replace(how, matrix_rate=0.009, decay=0.97)
+        settings = {"tokens": tokens, "seed": seed, "weights": weights, "how": asdict(how)}
+        learner = Learner(model, directory, how, settings)
+        loop = SFT(learner, mixture, tokens=tokens, save_every=SAVE_EVERY)
+        problems = held_out(tokenizer, seed=1)
+        started, first = time.monotonic(), loop.tokens
 
-    def report(loss: float) -> None:
-        speed = (trainer.tokens - first) / (time.monotonic() - started)
-        left = (tokens - trainer.tokens) / speed / 60
-        print(
-            f"{trainer.tokens:,} of {tokens:,} tokens, loss {loss:.4f}, "
-            f"{speed:,.0f} tokens/s, {left:.0f} minutes left\n"
-            f"  exact: {exactness(model, mixture, seed=1)}",
-            flush=True,
-        )
+        def report(step: int, measured: dict[str, float]) -> None:
+            if position()[0] > 0 or step % SAVE_EVERY:
+                return
+            speed = (loop.tokens - first) / (time.monotonic() - started)
+            left = (tokens - loop.tokens) / speed / 60
+            found = evaluate(policy, problems, micro_tokens=4096, precision=how.precision)
+            assert learner.log is not None
+            learner.log.write(step, found)
+            print(
+                f"{loop.tokens:,} of {tokens:,} tokens, loss {measured['loss']:.4f}, "
+                f"{speed:,.0f} tokens/s, {left:.0f} minutes left\n"
+                f"  {', '.join(f'{name} {share:.3f}' for name, share in found.items())}",
+                flush=True,
+            )
 
-    trainer.run(report)
-    if position()[0] == 0:
-        export(model, tokenizer, output)
+        loop.run(report)
+        if position()[0] == 0:
+            export(model, tokenizer, output)
 
 
 if __name__ == "__main__":

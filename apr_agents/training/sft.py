@@ -1,230 +1,228 @@
-"""Supervised fine-tuning on packed tries, for any Hugging Face decoder.
-
-Matrices are trained with Muon, everything else with AdamW, in bfloat16 autocast; the
-learning rate warms up, stays, and falls linearly to zero at the end. A checkpoint holds
-everything, so a killed run goes on with the step it was at.
-"""
+"""Supervised fine-tuning on packed tries, for any Hugging Face decoder."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from apr_agents.training import attention
-from apr_agents.training.trie import Batch
+from apr_agents.errors import UnusableFile
+from apr_agents.training.config import Precision, SFTConfig
+from apr_agents.training.decisions import Shown, compare
+from apr_agents.training.forward import in_precision, padding_for, target_logprobs
+from apr_agents.training.learner import Learner, position, summed, together
+from apr_agents.training.models import Policy, load, tags_of
+from apr_agents.training.runs import Recorder, rehearse, serving
+from apr_agents.training.scripts import Script, read, text_protocol
+from apr_agents.training.trie import Batch, Trie, by_length, collate, pack
 
-BatchStream = Callable[[int, float], Iterable[Batch]]
-"""``stream(shard, progress)`` yields the batches of one shard; ``progress`` runs from 0 to 1."""
+StepStream = Callable[[int, float], Iterable[list[Batch]]]
+"""``stream(shard, done)`` yields the steps of one shard, each as this process's batches;
+``done`` runs from 0 to 1."""
+
+Report = Callable[[int, dict[str, float]], None]
+"""Hears of a step: its number, and what was measured."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SFTConfig:
-    """How to train.
+class SFT:
+    """A loop over a stream of batches.
 
-    Attributes:
-        tokens: how many tokens to train on, padding not counted.
-        matrix_rate: peak learning rate of Muon (hidden matrices).
-        other_rate: peak learning rate of AdamW (embeddings, norms).
-        warmup: share of the tokens over which the rates rise.
-        decay: share of the tokens over which the rates fall to zero.
-        weight_decay: decoupled, on matrices.
-        checkpoint_seconds: time between two checkpoints.
+    Args:
+        stream: the steps; those of a shard must be the same whenever it is asked for.
+        tokens: how many to train on, padding not counted.
+        save_every: optimizer steps between two checkpoints.
     """
 
-    tokens: int
-    matrix_rate: float = 0.014
-    other_rate: float = 2e-3
-    warmup: float = 0.01
-    decay: float = 0.65
-    weight_decay: float = 0.01
-    checkpoint_seconds: float = 120.0
-
-
-def half_precision(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """bfloat16 where it is safe, on the model's device."""
-    return torch.autocast(model.device.type, torch.bfloat16)
-
-
-def trie_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Logits ``SV`` for the supervised tokens of a batch; the model needs attention ``trie``."""
-    device = model.device
-    hidden_BTD = model.base_model(
-        input_ids=batch.ids_BT.to(device),
-        position_ids=batch.positions_BT.to(device),
-        attention_mask=_additive(batch.allowed_B1TT.to(device)),
-        use_cache=False,
-    ).last_hidden_state
-    logits: Tensor = model.get_output_embeddings()(
-        hidden_BTD.flatten(0, 1)[batch.sources_S.to(device)]
-    )
-    return logits
-
-
-def _additive(allowed: Tensor) -> Tensor:
-    """0 where attention is allowed, minus infinity elsewhere, in the precision in force."""
-    kind = allowed.device.type
-    half = torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if half else torch.float32
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
-        ~allowed, float("-inf")
-    )
-
-
-def trie_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the supervised tokens."""
-    logits = trie_logits(model, batch).float()
-    return F.cross_entropy(logits, batch.targets_S.to(logits.device))
-
-
-def rate(progress: float, config: SFTConfig) -> float:
-    """The factor on both learning rates when ``progress`` of the tokens are done."""
-    rising = progress / config.warmup if config.warmup else 1.0
-    falling = (1 - progress) / config.decay if config.decay else 1.0
-    return max(0.0, min(1.0, rising, falling))
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """Train with the other processes that ``torchrun`` started; alone without it."""
-    if "WORLD_SIZE" not in os.environ:
-        yield
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield
-    finally:
-        # Left open, its threads abort the process at exit.
-        dist.destroy_process_group()
-
-
-def position() -> tuple[int, int]:
-    """This process's rank, and how many processes train together (``torchrun``)."""
-    several = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-
-
-def _summed(*counts: int) -> list[int]:
-    """Each count, summed over all processes."""
-    if position()[1] == 1:
-        return list(counts)
-    tensor = torch.tensor(counts)
-    dist.all_reduce(tensor)
-    return [int(count) for count in tensor]
-
-
-def _sum_gradients(model: PreTrainedModel) -> None:
-    if position()[1] == 1:
-        return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(gradients)
-    dist.all_reduce(flat)
-    for gradient, summed in zip(
-        gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True
-    ):
-        gradient.copy_(summed)
-
-
-class Trainer:
-    """One resumable training run in ``directory``."""
-
     def __init__(
-        self, model: PreTrainedModel, stream: BatchStream, directory: Path, config: SFTConfig
+        self, learner: Learner, stream: StepStream, *, tokens: int, save_every: int
     ) -> None:
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
-        self.model, self.stream, self.directory, self.config = model, stream, directory, config
-        hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-        chosen = set(map(id, hidden))
-        other = [p for p in model.parameters() if id(p) not in chosen]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=config.matrix_rate, weight_decay=config.weight_decay),
-            torch.optim.AdamW(other, lr=config.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-        self.peaks = (config.matrix_rate, config.other_rate)
-        self.tokens = self.shard = self.batch = 0
-        directory.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self._restore()
+        self.learner, self.stream = learner, stream
+        self.goal, self.save_every = tokens, save_every
+        start = learner.progress
+        self.tokens: int = start.get("tokens", 0)
+        self.shard: int = start.get("shard", 0)
+        self._first: int = start.get("step", 0)
 
     @property
-    def checkpoint(self) -> Path:
-        return self.directory / "checkpoint.pt"
+    def done(self) -> float:
+        """Share of the tokens that have been learned."""
+        return min(1.0, self.tokens / self.goal)
 
-    @property
-    def progress(self) -> float:
-        return min(1.0, self.tokens / self.config.tokens)
+    def run(self, report: Report | None = None) -> None:
+        """Train until the tokens are used up; ``report`` hears of every step."""
+        while self.done < 1:
+            for index, batches in enumerate(self.stream(self.shard, self.done)):
+                if index < self._first:
+                    continue
+                measured = self._step(batches)
+                self.learner.steps += 1
+                if self.learner.log is not None:
+                    self.learner.log.write(self.learner.steps, measured)
+                if report is not None:
+                    report(self.learner.steps, measured)
+                if self.done == 1 or self.learner.steps % self.save_every == 0:
+                    progress = {"tokens": self.tokens, "shard": self.shard, "step": index + 1}
+                    self.learner.save(progress)
+                if self.done == 1:
+                    return
+            self.shard, self._first = self.shard + 1, 0
 
-    def run(self, report: Callable[[float], None] | None = None) -> None:
-        """Train until the tokens are used up; ``report(mean_loss)`` at each checkpoint."""
-        saved, losses = time.monotonic(), []
-        for batch in self._batches():
-            losses.append(self._step(batch))
-            # Processes agree on the step, whatever their clocks say.
-            [due] = _summed(int(time.monotonic() - saved > self.config.checkpoint_seconds))
-            if due == position()[1]:
-                self._save(sum(losses) / len(losses))
-                if report and position()[0] == 0:
-                    report(sum(losses) / len(losses))
-                saved, losses = time.monotonic(), []
-            if self.progress >= 1:
-                break
-        self._save(sum(losses) / max(1, len(losses)))
+    def _step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        tokens, targets = summed(
+            sum(batch.tokens for batch in batches), sum(len(batch.targets_S) for batch in batches)
+        )
+        # Every target weighs the same, in whichever batch and process it is.
+        losses = (self._loss(batch) / targets for batch in batches)
+        measured = self.learner.update(losses, done=self.done)
+        self.tokens += int(tokens)
+        return measured | {"tokens": self.tokens}
 
-    def _batches(self) -> Iterator[Batch]:
-        while self.progress < 1:
-            for index, batch in enumerate(self.stream(self.shard, self.progress)):
-                if index >= self.batch:
-                    self.batch = index + 1
-                    yield batch
-            self.shard, self.batch = self.shard + 1, 0
+    def _loss(self, batch: Batch) -> Tensor:
+        model = self.learner.model
+        with in_precision(model, self.learner.how.precision):
+            return -target_logprobs(model, batch).sum()
 
-    def _step(self, batch: Batch) -> float:
-        factor = rate(self.progress, self.config)
-        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * factor
-        with half_precision(self.model):
-            loss = trie_loss(self.model, batch)
-        tokens, supervised = _summed(batch.tokens, len(batch.targets_S))
-        # Every process weighs as much as the tokens it learns from.
-        (loss * len(batch.targets_S) / supervised).backward()
-        _sum_gradients(self.model)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        self.tokens += tokens
-        return loss.item()
 
-    def _save(self, loss: float) -> None:
+def sft(config: SFTConfig, tell: Callable[[str], None] = print) -> None:
+    """Train a model on scripts, or go on with a run that was stopped, and save it.
+
+    Args:
+        tell: hears of what is left out, and how it goes.
+
+    Raises:
+        UnusableFile: a file cannot be read, or nothing can be learned from it; or the
+            directory has a checkpoint that was made with other settings.
+        UnknownModel: there is no such model.
+        UnsupportedModel: not all of its layers are attention.
+    """
+    with together():
+        torch.manual_seed(config.seed)
         if position()[0] > 0:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "position": (self.tokens, self.shard, self.batch),
-        }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
-        with (self.directory / "log.jsonl").open("a") as log:
-            row = {"time": time.time(), "tokens": self.tokens, "loss": loss}
-            print(json.dumps(row | {"config": asdict(self.config)}), file=log)
+            tell = _nobody
+        data = read(config.data)
+        for skipped in data.skipped:
+            tell(f"Left out: {skipped}")
+        protocols = sorted({script.protocol for script in data.scripts})
+        tags = [tag for name in protocols for tag in tags_of(text_protocol(name))]
+        policy = load(config.model, lora=config.lora, tags=tags)
+        shown = _played(data.scripts, policy, config.longest, tell)
+        random.Random(config.seed).shuffle(shown)
+        held_out, learned = shown[: config.held_out], shown[config.held_out :]
+        tries = [pack(each.run.pairs) for each in learned]
+        if not tries:
+            raise UnusableFile(
+                ", ".join(map(str, config.data)), "it has no more scripts than are held out"
+            )
+        _train(config, policy, tries, held_out, tell)
+        if position()[0] == 0:
+            most = max(script.budget for script in data.scripts)
+            policy.save(config.out / "model", most_threads=most)
 
-    def _restore(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.tokens, self.shard, self.batch = state["position"]
+
+def _nobody(line: str) -> None:
+    """Hears it in all processes but one."""
+
+
+def _train(
+    config: SFTConfig,
+    policy: Policy,
+    tries: Sequence[Trie],
+    held_out: Sequence[Shown],
+    tell: Callable[[str], None],
+) -> None:
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "save_every")}
+    learner = Learner(policy.model, config.out, config.optimization, settings)
+    loop = SFT(
+        learner,
+        epochs(tries, policy, config),
+        tokens=config.epochs * sum(map(len, tries)),
+        save_every=config.save_every,
+    )
+
+    def report(step: int, measured: dict[str, float]) -> None:
+        last = loop.done == 1
+        if position()[0] > 0 or not (held_out and (last or step % config.evaluate_every == 0)):
+            return
+        found = evaluate(
+            policy,
+            held_out,
+            micro_tokens=config.micro_tokens,
+            precision=config.optimization.precision,
+        )
+        if learner.log is not None:
+            learner.log.write(step, found)
+        tell(
+            f"{loop.done:.0%}, step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items())
+        )
+
+    loop.run(report)
+
+
+def _played(
+    scripts: Sequence[Script], policy: Policy, longest: int, tell: Callable[[str], None]
+) -> list[Shown]:
+    """The scripts that can be learned from, played once with the model's tokenizer."""
+    shown = []
+    for number, (script, (run, fault)) in enumerate(
+        zip(scripts, asyncio.run(rehearse(scripts, policy.tokenizer)), strict=True), 1
+    ):
+        if run is not None and fault is None:
+            tokens = len(pack(run.pairs))
+            fault = f"it has {tokens} tokens" if tokens > longest else None
+        if run is not None and fault is None:
+            shown.append(Shown(script, run))
+        else:
+            tell(f"Left out: script {number} ({script.question[:60]!r}): {fault}.")
+    return shown
+
+
+def epochs(tries: Sequence[Trie], policy: Policy, config: SFTConfig) -> StepStream:
+    """All tries once a shard, in an order of its own."""
+
+    def stream(epoch: int, _: float) -> Iterator[list[Batch]]:
+        order = list(range(len(tries)))
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        rank, ranks = position()
+        for step in _steps((tries[i] for i in order), config.batch_tokens):
+            groups = list(by_length(step, config.micro_tokens))
+            yield [
+                collate([step[i] for i in group], multiple=padding_for(policy.model))
+                for group in groups[rank::ranks]
+            ]
+
+    return stream
+
+
+def _steps(tries: Iterable[Trie], tokens: int) -> Iterator[list[Trie]]:
+    """Tries in turn, so many that they have ``tokens`` together."""
+    step: list[Trie] = []
+    for trie in tries:
+        step.append(trie)
+        if sum(map(len, step)) >= tokens:
+            yield step
+            step = []
+    if step:
+        yield step
+
+
+def evaluate(
+    policy: Policy, held_out: Sequence[Shown], *, micro_tokens: int, precision: Precision
+) -> dict[str, float]:
+    """The loss on scripts that are not learned, and how the model itself decides on them."""
+    tries = [pack(each.run.pairs) for each in held_out]
+    total = targets = 0.0
+    with torch.no_grad(), in_precision(policy.model, precision):
+        for group in by_length(tries, micro_tokens):
+            batch = collate([tries[i] for i in group], multiple=padding_for(policy.model))
+            total -= float(target_logprobs(policy.model, batch).sum())
+            targets += len(batch.targets_S)
+    longest = max(len(pair.completion) for each in held_out for pair in each.run.pairs)
+    with serving(*policy, temperature=0.0) as backend:
+        recorder = Recorder(backend, policy.tokenizer, max_tokens=2 * longest)
+        found = asyncio.run(compare(held_out, recorder))
+    known = {name: share for name, share in found._asdict().items() if share is not None}
+    return {"held_out_loss": total / targets} | known

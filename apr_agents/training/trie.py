@@ -1,130 +1,175 @@
 """Trie packing: one run, every token once (ThreadWeaver, section on training).
 
 The model calls of a parallel run share prefixes. Their union is a trie: flatten it
-depth-first, give every token its depth as position id, and let it attend to its
-ancestors only. The loss over the packed trie then equals the loss over the separate
-(context, completion) pairs that inference meets.
+depth-first, give every token its depth as position, and let it attend to its ancestors
+only. The loss over the packed trie then equals the loss over the separate (context,
+completion) pairs that inference meets. What was joined is context only, so it is no target.
 
 Knows token ids; never text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Segment:
-    """A run of tokens without a branch; ``supervised`` when the model is to learn to write it."""
-
-    ids: tuple[int, ...]
-    supervised: bool
-    children: tuple[Segment, ...] = field(default=())
-
-    def __len__(self) -> int:
-        """Tokens in this segment and everything below it."""
-        return len(self.ids) + sum(map(len, self.children))
+from apr_agents.engine.tree import common
 
 
-class PackedTrie(NamedTuple):
-    """A trie laid flat. ``T`` tokens, depth-first."""
+class Pair(NamedTuple):
+    """One model call, as token ids: what the model read and what it wrote."""
+
+    context: Sequence[int]
+    completion: Sequence[int]
+
+
+class Trie(NamedTuple):
+    """Pairs laid flat: ``T`` tokens, depth-first; ``S`` of them to be learned.
+
+    A token that several pairs wrote in the same context is learned as often as it was written.
+    """
 
     ids_T: Tensor
     positions_T: Tensor
-    """Depth of the token: its position in the context that inference would see."""
-    parents_T: Tensor
-    """Index of the preceding token of the same branch, which predicts this one; -1 at the root."""
-    supervised_T: Tensor
-    allowed_TT: Tensor
-    """``allowed[query, key]``: whether key is query itself or one of its ancestors."""
+    """Depth of the token: its position in the contexts that inference sees."""
+    ends_T: Tensor
+    """Where its descendants end: query sees key if ``key <= query < ends_T[key]``."""
+    sources_S: Tensor
+    """Index of the token whose logits predict the target."""
+    targets_S: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids_T)
 
 
 class Batch(NamedTuple):
-    """``B`` packed tries, padded to ``T`` tokens; ``S`` supervised tokens in all."""
+    """``B`` tries, padded to ``T`` tokens; ``S`` targets in all, row by row."""
 
     ids_BT: Tensor
     positions_BT: Tensor
-    allowed_B1TT: Tensor
+    ends_BT: Tensor
+    rows_S: Tensor
+    """The row of each target."""
     sources_S: Tensor
-    """Flat index into ``B*T`` of the token whose logits predict the target."""
+    """Index in that row of the token whose logits predict it."""
     targets_S: Tensor
     tokens: int
     """Tokens without padding."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        moved = {name: x.to(device) for name, x in self._asdict().items() if name != "tokens"}
+        return self._replace(**moved)
 
-def pack(root: Segment) -> PackedTrie:
-    """Lay a trie flat, depth-first."""
-    total = len(root)
+
+class _Node:
+    """A stretch of tokens up to where contexts part."""
+
+    __slots__ = ("children", "ids", "start")
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids, self.start = ids, 0
+        self.children: dict[int, _Node] = {}
+
+    def insert(self, path: list[int]) -> None:
+        """Add a path that begins below this node."""
+        node, at = self, 0
+        while at < len(path):
+            child = node.children.get(path[at])
+            if child is None:
+                node.children[path[at]] = _Node(path[at:])
+                return
+            shared = common(child.ids, path, at)
+            if shared < len(child.ids):
+                child.split(shared)
+            node, at = child, at + shared
+
+    def split(self, length: int) -> None:
+        """Leave the first ``length`` tokens here and move the others into a child."""
+        below = _Node(self.ids[length:])
+        below.children = self.children
+        self.ids, self.children = self.ids[:length], {below.ids[0]: below}
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[_Node, int]]:
+        """This node and all below it, depth-first, each with its depth."""
+        yield self, depth
+        for child in self.children.values():
+            yield from child.walk(depth + len(self.ids))
+
+    def places(self, path: list[int]) -> list[int]:
+        """Where the tokens of a path below this node lie flat."""
+        node, places = self, list[int]()
+        while len(places) < len(path):
+            node = node.children[path[len(places)]]
+            places += range(node.start, node.start + len(node.ids))
+        return places[: len(path)]
+
+
+def pack(pairs: Iterable[Pair]) -> Trie:
+    """Lay pairs flat. Those without a common prefix become tries side by side."""
+    paths = [(len(pair.context), [*pair.context, *pair.completion]) for pair in pairs]
+    root = _Node([])
+    for _, path in paths:
+        root.insert(path)
     ids: list[int] = []
     positions: list[int] = []
-    parents: list[int] = []
-    supervised: list[bool] = []
-    allowed_TT = torch.zeros(total, total, dtype=torch.bool)
-
-    def place(segment: Segment, depth: int, parent: int, ancestors: list[slice]) -> None:
-        start, count = len(ids), len(segment.ids)
-        own = slice(start, start + count)
-        ids.extend(segment.ids)
-        positions.extend(range(depth, depth + count))
-        parents.extend([parent, *range(start, start + count - 1)] if count else [])
-        supervised.extend([segment.supervised] * count)
-        for ancestor in ancestors:
-            allowed_TT[own, ancestor] = True
-        allowed_TT[own, own] = torch.ones(count, count, dtype=torch.bool).tril()
-        last = start + count - 1 if count else parent
-        for child in segment.children:
-            place(child, depth + count, last, [*ancestors, own])
-
-    place(root, 0, -1, [])
-    return PackedTrie(
-        torch.tensor(ids),
-        torch.tensor(positions),
-        torch.tensor(parents),
-        torch.tensor(supervised),
-        allowed_TT,
-    )
+    nodes = list(root.walk())
+    for node, depth in nodes:
+        node.start = len(ids)
+        ids += node.ids
+        positions += range(depth, depth + len(node.ids))
+    ends = [0] * len(ids)
+    for node, _ in reversed(nodes):
+        below = [*node.children.values()]
+        end = ends[below[-1].start] if below else node.start + len(node.ids)
+        ends[node.start : node.start + len(node.ids)] = [end] * len(node.ids)
+    sources: list[int] = []
+    targets: list[int] = []
+    for read, path in paths:
+        places = root.places(path)
+        first = max(read, 1)  # nothing predicts the first token of all
+        sources += places[first - 1 : -1]
+        targets += path[first:]
+    return Trie(*map(_integers, (ids, positions, ends, sources, targets)))
 
 
-def branches(root: Segment) -> Iterator[tuple[list[int], list[int]]]:
-    """The separate (context, completion) pairs of a trie: one for each supervised segment."""
-
-    def walk(segment: Segment, context: list[int]) -> Iterator[tuple[list[int], list[int]]]:
-        if segment.supervised:
-            yield context, list(segment.ids)
-        for child in segment.children:
-            yield from walk(child, context + list(segment.ids))
-
-    return walk(root, [])
+def _integers(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)
 
 
-def collate(tries: Sequence[PackedTrie], *, multiple: int = 1) -> Batch:
+def collate(tries: Sequence[Trie], *, multiple: int = 1) -> Batch:
     """Pad tries to a common length, rounded up to ``multiple``."""
-    rows = len(tries)
-    longest = max(len(trie.ids_T) for trie in tries)
-    width = -(-longest // multiple) * multiple
-    ids_BT = torch.zeros(rows, width, dtype=torch.long)
-    positions_BT = torch.zeros(rows, width, dtype=torch.long)
-    # Padding sees itself only: a row without any key would give NaN.
-    allowed_BTT = torch.eye(width, dtype=torch.bool).repeat(rows, 1, 1)
-    sources, targets = [], []
+    width = -(-max(map(len, tries)) // multiple) * multiple
+    ids_BT = torch.zeros(len(tries), width, dtype=torch.long)
+    positions_BT = torch.zeros_like(ids_BT)
+    # Padding sees itself only, and nothing sees it.
+    ends_BT = torch.arange(1, width + 1).repeat(len(tries), 1)
     for row, trie in enumerate(tries):
-        length = len(trie.ids_T)
-        ids_BT[row, :length] = trie.ids_T
-        positions_BT[row, :length] = trie.positions_T
-        allowed_BTT[row, :length, :length] = trie.allowed_TT
-        learned = trie.supervised_T & (trie.parents_T >= 0)
-        sources.append(trie.parents_T[learned] + row * width)
-        targets.append(trie.ids_T[learned])
+        ids_BT[row, : len(trie)] = trie.ids_T
+        positions_BT[row, : len(trie)] = trie.positions_T
+        ends_BT[row, : len(trie)] = trie.ends_T
     return Batch(
         ids_BT,
         positions_BT,
-        allowed_BTT.unsqueeze(1),
-        torch.cat(sources),
-        torch.cat(targets),
-        sum(len(trie.ids_T) for trie in tries),
+        ends_BT,
+        torch.cat([torch.full_like(trie.sources_S, row) for row, trie in enumerate(tries)]),
+        torch.cat([trie.sources_S for trie in tries]),
+        torch.cat([trie.targets_S for trie in tries]),
+        sum(map(len, tries)),
     )
+
+
+def by_length(tries: Sequence[Trie], most_tokens: int) -> Iterator[list[int]]:
+    """Indices of tries of similar length that fit, padded, into ``most_tokens``.
+
+    The longest come first, so that what does not fit into memory fails at once. A trie that is
+    longer than that is alone.
+    """
+    order = sorted(range(len(tries)), key=lambda i: -len(tries[i]))
+    while order:
+        rows = max(1, most_tokens // max(1, len(tries[order[0]])))
+        yield order[:rows]
+        order = order[rows:]

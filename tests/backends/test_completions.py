@@ -246,8 +246,9 @@ async def listen(
     max_tokens: int = 100,
     stops: tuple[str, ...] = (),
     key: str = "",
+    run: str = "",
 ) -> list[Delta]:
-    request = Request(prompt=prompt, max_tokens=max_tokens, stops=stops, key=key)
+    request = Request(prompt=prompt, max_tokens=max_tokens, stops=stops, key=key, run=run)
     async with aclosing(backend.stream(request)) as deltas:
         return [delta async for delta in deltas]
 
@@ -697,7 +698,9 @@ async def test_a_server_that_has_moved_is_not_followed(server: Server, make: Mak
         await listen(make(api_key=SECRET))
 
 
-@pytest.mark.parametrize("name", ["continuous_usage_stats", "stream_options", "seed", "stop"])
+@pytest.mark.parametrize(
+    "name", ["continuous_usage_stats", "stream_options", "seed", "stop", "user"]
+)
 async def test_a_parameter_that_a_server_does_not_know_is_left_out(
     server: Server, make: Make, name: str
 ) -> None:
@@ -709,8 +712,9 @@ async def test_a_parameter_that_a_server_does_not_know_is_left_out(
 
     server.faults.extend([strict] * 9)
     backend = make(temperature=1.0)
-    several = await asyncio.gather(*(listen(backend, stops=("b",)) for _ in range(3)))
-    alone = await listen(backend, stops=("b",))
+    asking = {"stops": ("b",), "run": "r"}
+    several = await asyncio.gather(*(listen(backend, **asking) for _ in range(3)))
+    alone = await listen(backend, **asking)
 
     assert [text_of(deltas) for deltas in (*several, alone)] == ["a b"] * 4
     assert len(server.asked) == 2 * 3 + 1

@@ -75,6 +75,12 @@ def test_what_is_no_local_model_is_one_line(run: Callable[..., object], model: s
     assert done.stderr.count("\n") == 1
 
 
+def test_the_bundled_model_has_one_precision(run: Callable[..., object]) -> None:
+    done = run("serve", "bundled", "--dtype", "bfloat16")
+    assert done.exit_code == 2
+    assert "--dtype" in done.stderr
+
+
 def test_a_port_that_is_taken_is_one_line(run: Callable[..., object]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("serve", "bundled", "--port", taken.getsockname()[1])

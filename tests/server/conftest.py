@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,13 +33,3 @@ def server(session_server: Running) -> Running:
     assert session_server.becomes_idle()
     session_server.engine.reset()
     return session_server
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model in a directory."""
-    directory = tmp_path_factory.mktemp("tiny")
-    tokenizer = byte_tokenizer()
-    random_model(tokenizer).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from torch import Tensor
 
 from apr_agents.backends.base import Request
 from apr_agents.backends.completions import CompletionsBackend
@@ -219,6 +220,22 @@ def test_requests_of_one_user_are_one_program(server: Running) -> None:
     programs = [request.program for request in server.engine.asked]
     assert programs[:2] == ["u", "u"]
     assert programs[2] == programs[3] not in ("", "u")
+
+
+def test_behind_its_own_end_a_model_goes_on_if_it_is_asked_to(server: Running) -> None:
+    end = server.engine.tokenizer.eos_token_id
+
+    class Ends:
+        def restrict(self, logits_V: Tensor) -> None:
+            logits_V[:end] = logits_V[end + 1 :] = float("-inf")
+
+        def accept(self, token: int) -> None: ...
+
+    server.engine.constrain = Ends
+    for ignored, finish, tokens in ((False, "stop", 1), (True, "length", 5)):
+        answer = complete(server, max_tokens=5, extra_body={"ignore_eos": ignored})
+        assert answer.choices[0].finish_reason == finish
+        assert answer.usage.completion_tokens == tokens
 
 
 def test_a_failure_of_the_engine_is_a_500_or_the_last_event(server: Running) -> None:

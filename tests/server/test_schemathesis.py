@@ -39,7 +39,7 @@ def test_every_answer_is_as_described(make_engine: Callable[..., Scripted], tmp_
         file.write_text(json.dumps(document(server.url)))
         # What goes together with what, the description cannot say.
         checks = ["--checks", "all", "--exclude-checks", "positive_data_acceptance"]
-        asked = [COMMAND, "run", file, "--url", server.url, "--seed", "7", "-n", "60", *checks]
+        asked = [COMMAND, "run", file, "--url", server.url, "--seed", "7", "-n", "20", *checks]
         done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         assert server.becomes_idle()
