@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from apr_agents.cli.agent import quiet
 from apr_agents.cli.configured import configured
-from apr_agents.errors import InvalidOption, UnusableFile
+from apr_agents.errors import InvalidOption, MissingExtra, UnusableFile
 from apr_agents.training.config import GRPOConfig, SFTConfig
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def data_main(context: typer.Context) -> None:
 
 def sft(config: SFTConfig) -> None:
     """Fine-tune a model on scripts; goes on with a run that was stopped."""
-    with quiet():
+    with _training():
         from apr_agents.training.sft import sft
 
         sft(config, _tell)
@@ -69,7 +70,7 @@ def sft(config: SFTConfig) -> None:
 
 def grpo(config: GRPOConfig) -> None:
     """Reinforce a model by P-GRPO; goes on with a run that was stopped."""
-    with quiet():
+    with _training():
         from apr_agents.training.pgrpo import grpo
 
         grpo(config, _tell)
@@ -91,7 +92,7 @@ def teach(
     merge: MergeOption = "conclusions",
 ) -> None:
     """What the teacher of a task shows."""
-    with quiet():
+    with _training():
         from apr_agents.tasks.registry import resolve
         from apr_agents.training.sources import taught
 
@@ -121,7 +122,7 @@ def sample(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one thread.")] = 1024,
 ) -> None:
     """A model's own runs, those that are right: self-training."""
-    with quiet():
+    with _training():
         from apr_agents.backends import resolve as resolve_model
         from apr_agents.backends.base import Backend
         from apr_agents.tasks.registry import resolve
@@ -151,9 +152,10 @@ def sample(
 @data.command()
 def collect(file: FileArgument, out: OutOption) -> None:
     """Recorded runs: lines of "question", "answer" (the right one) and "trajectory"."""
-    from apr_agents.training.sources import recorded
+    with _training():
+        from apr_agents.training.sources import recorded
 
-    _save(out, lambda: recorded(file))
+        _save(out, lambda: recorded(file))
 
 
 @data.command()
@@ -167,11 +169,12 @@ def convert(
     merge: MergeOption = "full",
 ) -> None:
     """Written traces: lines of "question", "answer" and "trace", threads and joins included."""
-    from apr_agents.training.scripts import text_protocol
-    from apr_agents.training.sources import converted
+    with _training():
+        from apr_agents.training.scripts import text_protocol
+        from apr_agents.training.sources import converted
 
-    source, target = text_protocol(style), text_protocol(protocol)
-    _save(out, lambda: converted(file, source, target, merge=merge))
+        source, target = text_protocol(style), text_protocol(protocol)
+        _save(out, lambda: converted(file, source, target, merge=merge))
 
 
 @data.command()
@@ -188,7 +191,7 @@ def rewrite(
     merge: MergeOption = "full",
 ) -> None:
     """Sequential traces, rewritten by a model in stages; goes on where it was stopped."""
-    with quiet():
+    with _training():
         from apr_agents.training.rewriting import rewritten
         from apr_agents.training.scripts import text_protocol
 
@@ -202,6 +205,18 @@ def schema() -> None:
     from apr_agents.training.scripts import Script
 
     print(json.dumps(Script.model_json_schema(), indent=2))
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    """Keeps libraries quiet, and names the extra of a package that is missing."""
+    with quiet():
+        try:
+            yield
+        except MissingExtra:
+            raise
+        except ImportError as error:
+            raise MissingExtra("train", error.name or "torch") from error
 
 
 def _or_help(context: typer.Context) -> None:

@@ -161,13 +161,14 @@ class Learner:
     def _restore(self) -> None:
         try:
             state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-            why = "it is no checkpoint; remove it to start over"
+            then = state["settings"]
+        except (OSError, RuntimeError, pickle.UnpicklingError, KeyError) as error:
+            why = "it is no checkpoint of this version; remove it to start over"
             raise UnusableFile(str(self._checkpoint), why) from error
         changed = [
-            f"{name}: {state['settings'].get(name)!r} then, {value!r} now"
+            f"{name}: {then.get(name)!r} then, {value!r} now"
             for name, value in self.settings.items()
-            if state["settings"].get(name) != value
+            if then.get(name) != value
         ]
         if changed:
             why = f"it was made with other settings ({'; '.join(changed)}); use another directory"

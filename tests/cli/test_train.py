@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,15 @@ def test_a_mistake_is_one_line(
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
     assert why in result.stderr
+
+
+def test_a_package_that_is_missing_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "apr_agents.training.sources", None)
+    result = run("train", "data", "collect", tmp_path, "--out", tmp_path / "data")
+    assert result.exit_code == 2
+    assert "pip install 'apr-agents[train]'" in result.stderr
 
 
 @pytest.mark.parametrize("command", [("train",), ("train", "data")])
