@@ -27,6 +27,8 @@ def draw(rows: Sequence[EngineRow], file: Path) -> None:
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     numbers = sorted({row.n for row in rows})
     axes.set_xticks(numbers, map(str, numbers))
     axes.set_xlabel("children of the fork")
