@@ -10,7 +10,7 @@ BIN := .venv/bin
 .PHONY: demo picture test lint setup smollm2 train-bundled
 .DEFAULT_GOAL := test
 
-QUESTION := ((((((12*7)+5)-2)+61)-17)*3)+((((45-38)*6)+9)*4)+((((((81-17)+23)*2)-60)+8)*2)+((((((9*9)-14)+55)-31)*2)-9)
+QUESTION = $$($(BIN)/python -c "from apr_agents.cli.ui import EXAMPLE; print(EXAMPLE)")
 
 demo: .venv/installed
 	@$(BIN)/apr-agents solve "$(QUESTION)"

@@ -1,4 +1,4 @@
-"""Between tokens and text: what a stream of tokens says, and where it is to stop.
+"""Between tokens and text: what a stream of tokens says, where it is to stop, what can be encoded.
 
 Knows (fast) tokenizers; never models, engines or protocols.
 """
@@ -145,6 +145,14 @@ def inert(tokenizer: Tokenizer) -> Callable[[str], str]:
 def breaking(control: re.Pattern[str]) -> Callable[[str], str]:
     """A function that breaks by a space whatever ``control`` finds."""
     return lambda text: control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def well_formed(text: str) -> str:
+    """``text`` with a question mark for each half of a surrogate pair.
+
+    JSON and the bytes of a shell can hold halves; no tokenizer, file or connection takes them.
+    """
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def end_ids(*declared: int | Sequence[int] | None) -> frozenset[int]:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from apr_agents.tokens import Detokenizer, StopCheck, StopFinder, end_ids, inert, special_ids
+from apr_agents.tokens import (
+    Detokenizer,
+    StopCheck,
+    StopFinder,
+    end_ids,
+    inert,
+    special_ids,
+    well_formed,
+)
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 BEGINNINGS = [0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80, 0xC3, 0xA9, 0xED, 0xA0, 0x41, 0x20]
@@ -172,3 +180,8 @@ def test_a_stop_is_noticed_at_its_last_token() -> None:
     noticed = [check(token) for token in ids]
     text = [LEVEL.decode(ids[: place + 1]) for place in range(len(ids))]
     assert noticed == ["€b" in so_far for so_far in text]
+
+
+@given(st.text(st.one_of(st.characters(), st.characters(categories=["Cs"]))))
+def test_halves_of_surrogate_pairs_are_question_marks_and_nothing_else_changes(text: str) -> None:
+    assert well_formed(text) == "".join("?" if "\ud800" <= c <= "\udfff" else c for c in text)

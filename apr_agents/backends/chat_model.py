@@ -35,6 +35,7 @@ from apr_agents.backends.base import Backend, Request
 from apr_agents.backends.loop import iterate_in_background, run_in_background
 from apr_agents.errors import BackendFailed, EmptyQuestion, InvalidOption
 from apr_agents.json_calls import CallReader, Read, describe, instructions, plain
+from apr_agents.tokens import well_formed
 
 ToolChoice = str | bool | Mapping[str, Any] | None
 
@@ -221,10 +222,9 @@ class BackendChatModel(BaseChatModel):
             _refuse_media(message)
         system = instructions(options.tools, options.choice) if options.tools else ""
         told = cast("list[AnyMessage]", plain(messages, system))
-        prompt = self.backend.render(told).encode("utf-8", "replace").decode("utf-8")
         self._calls += 1
         return Request(
-            prompt=prompt,
+            prompt=well_formed(self.backend.render(told)),
             max_tokens=self.max_tokens if options.max_tokens is None else options.max_tokens,
             stops=tuple(self.stop) if stop is None else _stops(stop),
             key=f"chat/{self._calls}",

@@ -7,11 +7,13 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from apr_agents.cli.toolfile import load_tools
 from apr_agents.errors import InvalidOption
@@ -47,48 +49,51 @@ def parse_threads(text: str) -> int | Literal["auto"]:
     raise typer.BadParameter(f"{text!r} is neither 'auto' nor a whole number from 0 up.")
 
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        help="'bundled', 'local:DIRECTORY_OR_HUB_ID', 'completions:URL#MODEL', or a chat model "
-        "such as 'openai:gpt-5'.",
-    ),
-]
-ThreadsOption = Annotated[
-    Any,  # typer knows no unions: None, "auto" or a number
-    typer.Option(
-        "--threads",
-        parser=parse_threads,
-        metavar="N|auto",
-        show_default=f"{MOST_THREADS} at once",
-        help="Threads that a run may use in all; 0 forbids splitting. 'auto': as many at once as "
-        "the model has free lanes for, so fewer while it is busy.",
-    ),
-]
+def repeatable(option: OptionInfo) -> OptionInfo:
+    """The same option, for a parameter that is a list."""
+    several = copy(option)
+    several.help = f"{(option.help or '').removesuffix('.')}; repeatable."
+    return several
+
+
+_MODEL = typer.Option(
+    "--model",
+    metavar="MODEL",
+    help="'bundled', 'local:DIRECTORY_OR_HUB_ID', 'completions:URL#MODEL', or a chat model "
+    "such as 'openai:gpt-5'.",
+)
+_THREADS = typer.Option(
+    "--threads",
+    parser=parse_threads,
+    metavar="N|auto",
+    show_default=f"{MOST_THREADS} at once",
+    help="Threads that a run may use in all; 0 forbids splitting. 'auto': as many at once as "
+    "the model has free lanes for, so fewer while it is busy.",
+)
+_STRATEGY = typer.Option(
+    "--strategy",
+    metavar="NAME",
+    help="Let the model decide when to split (adaptive), never split (sequential), or think "
+    f"in a fixed shape ({', '.join(get_args(Strategy)[2:])}).",
+)
+_PROTOCOL = typer.Option(
+    "--protocol",
+    metavar="NAME",
+    help="How the model says spawn and join; 'apr-agents protocols' lists the names.",
+    show_default="threadweaver, or tool_calls for a chat model",
+)
+
 Budget = int | Literal["auto"] | None
 """What `--threads` leads to; ``None`` where it is not given."""
-BudgetsOption = Annotated[
-    list[Any],
-    typer.Option(
-        "--threads",
-        parser=parse_threads,
-        metavar="N|auto",
-        show_default=f"{MOST_THREADS} at once",
-        help="As for solve; repeatable.",
-    ),
-]
 NO_BUDGETS: list[Budget] = []
-StrategyOption = Annotated[
-    Strategy,
-    typer.Option(
-        "--strategy",
-        metavar="NAME",
-        help="Let the model decide when to split (adaptive), never split (sequential), or think "
-        f"in a fixed shape ({', '.join(get_args(Strategy)[2:])}).",
-    ),
-]
+ModelOption = Annotated[str, _MODEL]
+ModelsOption = Annotated[list[str], repeatable(_MODEL)]
+ThreadsOption = Annotated[Any, _THREADS]  # typer knows no unions: it is a `Budget`
+BudgetsOption = Annotated[list[Any], repeatable(_THREADS)]
+StrategyOption = Annotated[Strategy, _STRATEGY]
+StrategiesOption = Annotated[list[str], repeatable(_STRATEGY)]
+ProtocolOption = Annotated[str | None, _PROTOCOL]
+ProtocolsOption = Annotated[list[str], repeatable(_PROTOCOL)]
 TemperatureOption = Annotated[
     float | None,
     typer.Option(
@@ -96,15 +101,6 @@ TemperatureOption = Annotated[
         metavar="T",
         help="Of a model that continues text: votes and searches need more than 0.",
         show_default="the model's own",
-    ),
-]
-ProtocolOption = Annotated[
-    str | None,
-    typer.Option(
-        "--protocol",
-        metavar="NAME",
-        help="How the model says spawn and join; 'apr-agents protocols' lists the names.",
-        show_default="threadweaver, or tool_calls for a chat model",
     ),
 ]
 MergeOption = Annotated[

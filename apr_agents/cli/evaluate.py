@@ -24,6 +24,9 @@ from apr_agents.cli.agent import (
     JsonOption,
     LoadedAgent,
     MergeOption,
+    ModelsOption,
+    ProtocolsOption,
+    StrategiesOption,
     TemperatureOption,
     ToolsOption,
     load,
@@ -90,33 +93,9 @@ def evaluate(
             "one chain, groups of one step (tiny), long groups (wide).",
         ),
     ] = None,
-    model: Annotated[
-        list[str],
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="'bundled', 'local:DIRECTORY_OR_HUB_ID', 'completions:URL#MODEL', or a chat model "
-            "such as 'openai:gpt-5'; repeatable.",
-        ),
-    ] = BUNDLED,
-    strategy: Annotated[
-        list[str],
-        typer.Option(
-            "--strategy",
-            metavar="NAME",
-            help="Let the model decide when to split (adaptive), never split (sequential), or "
-            "think in a fixed shape; repeatable.",
-        ),
-    ] = ADAPTIVE,
-    protocol: Annotated[
-        list[str],
-        typer.Option(
-            "--protocol",
-            metavar="NAME",
-            help="How the model says spawn and join; its own if not given; repeatable.",
-            show_default=False,
-        ),
-    ] = NO_NAMES,
+    model: ModelsOption = BUNDLED,
+    strategy: StrategiesOption = ADAPTIVE,
+    protocol: ProtocolsOption = NO_NAMES,
     threads: BudgetsOption = NO_BUDGETS,
     temperature: TemperatureOption = None,
     merge: MergeOption = "conclusions",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apr_agents.cli.agent import parse_threads
+from apr_agents.cli.agent import parse_threads, repeatable
 from apr_agents.cli.files import check_writable, write
 from apr_agents.simulation.scenario import STRATEGIES, Hardware, Scenario, Workload
 
@@ -35,6 +35,10 @@ USERS, PARTS, TOKENS, SHARES, LANES = (
 BUDGETS = [str(ONE.threads)]
 
 
+def _count(name: str, told: str) -> Any:
+    return typer.Option(name, min=1, metavar="N", help=told)
+
+
 def simulate(
     strategy: Annotated[
         list[str],
@@ -44,18 +48,9 @@ def simulate(
             help=f"The shape of thinking: {', '.join(STRATEGIES)}; repeatable.",
         ),
     ] = TWO_SHAPES,
-    users: Annotated[
-        list[int],
-        typer.Option("--users", min=1, metavar="N", help="Who ask a question each; repeatable."),
-    ] = USERS,
-    parts: Annotated[
-        list[int],
-        typer.Option("--parts", min=1, metavar="N", help="Parts of the work; repeatable."),
-    ] = PARTS,
-    tokens: Annotated[
-        list[int],
-        typer.Option("--tokens", min=1, metavar="N", help="Tokens of each part; repeatable."),
-    ] = TOKENS,
+    users: Annotated[list[int], repeatable(_count("--users", "Who ask a question each."))] = USERS,
+    parts: Annotated[list[int], repeatable(_count("--parts", "Parts of the work."))] = PARTS,
+    tokens: Annotated[list[int], repeatable(_count("--tokens", "Tokens of each part."))] = TOKENS,
     share: Annotated[
         list[float],
         typer.Option(
@@ -77,17 +72,9 @@ def simulate(
         ),
     ] = BUDGETS,
     lanes: Annotated[
-        list[int],
-        typer.Option(
-            "--lanes",
-            min=1,
-            metavar="N",
-            help="Calls that the server computes at once; repeatable.",
-        ),
+        list[int], repeatable(_count("--lanes", "Calls that the server computes at once."))
     ] = LANES,
-    samples: Annotated[
-        int, typer.Option("--samples", min=1, metavar="N", help="Samples of self_consistency.")
-    ] = ONE.samples,
+    samples: Annotated[int, _count("--samples", "Samples of self_consistency.")] = ONE.samples,
     max_depth: Annotated[
         int,
         typer.Option(

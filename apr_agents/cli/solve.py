@@ -30,6 +30,7 @@ from apr_agents.cli.agent import (
 from apr_agents.cli.files import check_writable
 from apr_agents.cli.ui import serve_page
 from apr_agents.errors import AprError, BackendFailed, EmptyQuestion, UnusableFile
+from apr_agents.tokens import well_formed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,8 +70,7 @@ def solve(
 
     from apr_agents.trace.terminal import printable
 
-    # Bytes of the shell that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
-    question = question.encode(errors="replace").decode()
+    question = well_formed(question)
     if not question.strip():
         raise EmptyQuestion
     if trace is not None:

@@ -15,6 +15,7 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel, ConfigDict
 
 from apr_agents.tasks.base import Problem, Task
+from apr_agents.tokens import well_formed
 from apr_agents.trace.trajectory import Trajectory
 
 Agent: TypeAlias = Runnable[Any, Any]
@@ -129,8 +130,8 @@ async def solve(agent: Agent, task: Task, problem: Problem) -> ProblemResult:
     started = time.monotonic()
     result = partial(
         ProblemResult,
-        question=_sound(problem.question[:LONGEST_QUESTION]),
-        answer=_sound(problem.answer),
+        question=well_formed(problem.question[:LONGEST_QUESTION]),
+        answer=well_formed(problem.answer),
         parallel_share=problem.parallel_share,
     )
     try:
@@ -145,11 +146,11 @@ async def solve(agent: Agent, task: Task, problem: Problem) -> ProblemResult:
             predicted=None,
             correct=False,
             status="failed",
-            error=_sound(" ".join(f"{type(error).__name__}: {error}".split())),
+            error=well_formed(" ".join(f"{type(error).__name__}: {error}".split())),
             seconds=time.monotonic() - started,
         )
     return result(
-        predicted=None if trajectory.answer is None else _sound(trajectory.answer),
+        predicted=None if trajectory.answer is None else well_formed(trajectory.answer),
         correct=correct,
         spawned=metrics.activated,
         threads=metrics.threads,
@@ -162,8 +163,3 @@ async def solve(agent: Agent, task: Task, problem: Problem) -> ProblemResult:
         status=trajectory.root.status,
         seconds=seconds,
     )
-
-
-def _sound(text: str) -> str:
-    """``text`` without halves of surrogate pairs, which no file can take."""
-    return text.encode(errors="replace").decode()

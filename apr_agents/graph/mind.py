@@ -18,6 +18,7 @@ from langchain_core.tools import BaseTool
 from apr_agents.backends.base import Delta
 from apr_agents.graph.state import Thread
 from apr_agents.protocols.base import Cut, Decision, Shown, Visibility, question_at
+from apr_agents.tokens import well_formed
 from apr_agents.types import Call, Outline
 
 M = TypeVar("M", bound=BaseMessage)
@@ -177,10 +178,10 @@ class Mind(ABC):
 
 
 def sound(data: Any) -> Any:
-    """``data`` without halves of surrogate pairs: broken bytes that no file or model can take."""
+    """``data`` with well-formed texts only."""
     match data:
         case str():
-            return data if data.isascii() else data.encode("utf-8", "replace").decode("utf-8")
+            return well_formed(data)
         case list():
             return [sound(item) for item in data]
         case dict():

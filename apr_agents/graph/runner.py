@@ -18,7 +18,6 @@ from collections.abc import (
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Unpack
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
@@ -30,7 +29,6 @@ from apr_agents.graph import tracing
 from apr_agents.graph.join import NOT_NEEDED, JoinPolicy, Races, resolve_join
 from apr_agents.graph.merge import (
     LEAST,
-    LONGEST_REASON,
     Conclusions,
     MergePolicy,
     fit,
@@ -49,6 +47,7 @@ from apr_agents.graph.mind import (
     sound_message,
 )
 from apr_agents.graph.state import Race, Thread, now
+from apr_agents.graph.telling import note, tell, undecided
 from apr_agents.limits import Allowance, Limits
 from apr_agents.protocols.base import (
     Cut,
@@ -63,14 +62,12 @@ from apr_agents.protocols.base import (
 )
 from apr_agents.protocols.tool_calls import ToolCalls
 from apr_agents.strategies.base import Strategy
-from apr_agents.trace.events import Emit, EventType, Told
+from apr_agents.trace.events import Emit
 from apr_agents.trace.trajectory import Trajectory
 from apr_agents.types import (
     Backtrack,
     Block,
     Call,
-    Note,
-    NoteEvent,
     Outline,
     Summary,
     ThreadResult,
@@ -152,7 +149,7 @@ class Runner:
         if not thread.steps:
             thread.started = thread.clock()
             outline = thread.outline.text if thread.outline else ""
-            _tell(scene.emit, thread, "started", text=outline)
+            tell(scene.emit, thread, "started", text=outline)
         while thread.status is None and not thread.waits:
             if self.strategy is not None and thread.is_root:
                 await self._decide(self.strategy, thread, scene)
@@ -221,10 +218,10 @@ class Runner:
     async def use(self, thread: Thread, call: ToolCall, scene: Scene) -> ToolUse:
         """One tool call of ``thread``, within its time."""
         began = thread.clock()
-        _tell(scene.emit, thread, "tool", began, call=call.id, text=call.shown)
+        tell(scene.emit, thread, "tool", began, call=call.id, text=call.shown)
         use = await self._used(thread, call, scene)
         status: ThreadStatus = "failed" if use.failed else "done"
-        _tell(scene.emit, thread, "returned", use.ended, call=call.id, text=use.text, status=status)
+        tell(scene.emit, thread, "returned", use.ended, call=call.id, text=use.text, status=status)
         return use
 
     async def _used(self, thread: Thread, call: ToolCall, scene: Scene) -> ToolUse:
@@ -258,14 +255,14 @@ class Runner:
         if not allowed:
             why = f"{len(outlines)} threads asked for, none allowed"
             told = self._speech(thread).decline()
-            return _note(emit, thread, "declined", why, told, spawn.answers)
+            return note(emit, thread, "declined", why, told, spawn.answers)
         thread.outlines = outlines[:allowed]
         thread.left_out = [] if spawn.alike else outlines[allowed:]
         if self.parent_lane:
             thread.outlines = [*thread.outlines, self.mind.says.lane().within(thread.outline)]
         thread.policy, thread.answers = self._policy(spawn.join).name, spawn.answers
         thread.lanes = await self.free_lanes()
-        _tell(emit, thread, "spawned", threads=thread.child_ids)
+        tell(emit, thread, "spawned", threads=thread.child_ids)
 
     def children(self, thread: Thread) -> Iterator[Thread]:
         """The threads of the block that ``thread`` waits for, made one by one."""
@@ -325,7 +322,7 @@ class Runner:
             threads=sum(not below.is_lane for result in ordered for below in result.walk()),
         )
         if fault := self.races.joined(thread):
-            _undecided(scene.emit, thread, f"join policy {thread.policy}", fault)
+            undecided(scene.emit, thread, _raised(f"join policy {thread.policy}", fault))
         joined = await self._joined(thread, ordered, scene)
         thread.steps.append(
             Block(
@@ -340,7 +337,7 @@ class Runner:
         )
         thread.children += len(ordered)
         thread.outlines, thread.left_out, thread.answers = [], [], None
-        _tell(scene.emit, thread, "merged", text=joined)
+        tell(scene.emit, thread, "merged", text=joined)
 
     def result(self, thread: Thread, emit: Emit) -> ThreadResult:
         """The record of a thread that has ended."""
@@ -360,7 +357,7 @@ class Runner:
             steps=thread.steps,
         )
         self._finish(thread, result)
-        _tell(
+        tell(
             emit,
             thread,
             "finished",
@@ -434,13 +431,13 @@ class Runner:
             case Discard(tried):
                 self._backtrack(thread, tried, emit)
             case Malformed(why, told, answers, fatal):
-                _note(emit, thread, "malformed", why, told, answers)
+                note(emit, thread, "malformed", why, told, answers)
                 if fatal:
                     _end(thread, "failed", why)
             case Cut(why):
                 _end(thread, "over_budget", why)
             case Undecided(why):
-                _note(emit, thread, "undecided", " ".join(why.split())[:LONGEST_REASON])
+                undecided(emit, thread, why)
             case Ended(conclusion, status, reason):
                 thread.concluded = conclusion
                 _end(thread, status, reason)
@@ -448,10 +445,10 @@ class Runner:
     def _backtrack(self, thread: Thread, tried: str, emit: Emit) -> None:
         to = thread.latest_block
         if to is None:
-            return _note(emit, thread, "malformed", "there is no block to give up")
+            return note(emit, thread, "malformed", "there is no block to give up")
         told = self.mind.says.backtrack(tried)
         thread.steps.append(Backtrack(to=to, tried=tried, told=told))
-        _tell(emit, thread, "backtracked", text=tried)
+        tell(emit, thread, "backtracked", text=tried)
 
     def _policy(self, name: str | None) -> JoinPolicy:
         if name is None or name == self.join_policy.name:
@@ -494,7 +491,7 @@ class Runner:
                     ):
                         output.waited = thread.clock() - output.started
                         admitted = output.started + output.waited
-                        _tell(scene.emit, thread, "admitted", admitted)
+                        tell(scene.emit, thread, "admitted", admitted)
                         await _hear(deltas, output, thread, admitted, scene.emit)
                         held.spent(output.prompt_tokens + output.tokens)
         except (Exception, asyncio.CancelledError) as error:
@@ -522,12 +519,12 @@ class Runner:
             verdict = self._policy(thread.policy).verdict(racing)
         except Exception as error:
             verdict = None
-            _undecided(scene.emit, thread, f"join policy {thread.policy}", error)
+            undecided(scene.emit, thread, _raised(f"join policy {thread.policy}", error))
         try:
             shown = show(self.merge, results, verdict)
         except Exception as error:
             shown = show(Conclusions(), results, verdict)
-            _undecided(scene.emit, thread, f"merge policy {self.merge.name}", error)
+            undecided(scene.emit, thread, _raised(f"merge policy {self.merge.name}", error))
         if thread.left_out:
             count, limit = len(thread.left_out), len(racing)
             why = f"(not started: no more than {limit} threads were allowed; {count} left out)"
@@ -610,39 +607,11 @@ async def _hear(
             at = thread.clock()
             if output.first_token is None:
                 output.first_token = max(0.0, at - admitted)
-            _tell(emit, thread, "token", at, text=text, tokens=tokens)
+            tell(emit, thread, "token", at, text=text, tokens=tokens)
 
 
-def _tell(
-    emit: Emit, thread: Thread, type: EventType, at: float | None = None, **more: Unpack[Told]
-) -> None:
-    """Emit an event of ``thread``. No stream that breaks stops a run.
-
-    Args:
-        at: when it happened, if that is not where the thread's record stands.
-    """
-    try:  # noqa: SIM105  suppress() costs as much as all the rest
-        emit({"type": type, "id": thread.id, "at": thread.reached if at is None else at, **more})
-    except Exception:
-        pass
-
-
-def _note(
-    emit: Emit,
-    thread: Thread,
-    event: NoteEvent,
-    why: str,
-    told: str = "",
-    answers: str | None = None,
-) -> None:
-    """Record that a decision is not carried out, and tell."""
-    thread.steps.append(Note(event=event, why=why, told=told, answers=answers))
-    _tell(emit, thread, event, text=why)
-
-
-def _undecided(emit: Emit, thread: Thread, policy: str, error: Exception) -> None:
-    why = " ".join(f"the {policy} raised {type(error).__name__}: {error}".split())
-    _note(emit, thread, "undecided", why[:LONGEST_REASON])
+def _raised(policy: str, error: Exception) -> str:
+    return f"the {policy} raised {type(error).__name__}: {error}"
 
 
 def _is_cancelled() -> bool:

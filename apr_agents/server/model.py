@@ -14,7 +14,7 @@ from apr_agents import json_calls
 from apr_agents.errors import InvalidGrammar, MissingExtra
 from apr_agents.server.refusals import invalid
 from apr_agents.server.schemas import Message, Tool
-from apr_agents.tokens import inert
+from apr_agents.tokens import inert, well_formed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,8 +64,7 @@ class Model:
         Raises:
             Refusal: there are none.
         """
-        # No tokenizer takes half a surrogate pair, such as JSON can hold.
-        text = text.encode(errors="replace").decode()
+        text = well_formed(text)
         ids: list[int] = self.fast.encode(text, add_special_tokens=add_special_tokens).ids
         if not ids:
             raise invalid("The prompt has no tokens.", "prompt")

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from apr_agents.server.schemas import Error, ErrorResponse
+from apr_agents.tokens import well_formed
 
 LONGEST_MESSAGE = 1000
 BRANCHES = {"str", "int", "float", "bool", "dict"}
@@ -37,9 +38,8 @@ class Refusal(HTTPException):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        # Half a surrogate pair, such as JSON can hold, cannot be sent.
-        message = message.encode(errors="replace").decode()[:LONGEST_MESSAGE]
-        param = param.encode(errors="replace").decode()[:LONGEST_MESSAGE] if param else None
+        message = well_formed(message)[:LONGEST_MESSAGE]
+        param = well_formed(param)[:LONGEST_MESSAGE] if param else None
         super().__init__(status, message, headers)
         self.error = Error(message=message, type=kind, param=param, code=code)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import ClassVar
 
+from apr_agents.boxes import boxed
 from apr_agents.strategies.base import (
     Ask,
     Attempt,
@@ -36,7 +37,7 @@ def ballot(text: str) -> str:
     That is its last ``\\boxed{}``, else what follows its last "answer is", else its last line;
     and of that the last number, if it has one.
     """
-    said = _boxed(text) or _stated(text) or (text.strip().splitlines() or [""])[-1]
+    said = _last(boxed(text)) or _last(_STATED.findall(text)) or _last(text.strip().splitlines())
     numbers = _NUMBER.findall(said)
     if numbers:
         number = f"{Decimal(numbers[-1].replace(',', '')):f}"
@@ -44,20 +45,8 @@ def ballot(text: str) -> str:
     return " ".join(said.split()).strip(" .*`\"'").casefold()
 
 
-def _boxed(text: str) -> str:
-    """Inside of the last ``\\boxed{}``, which may have braces of its own."""
-    _, opened, rest = text.rpartition("\\boxed{")
-    depth = 1
-    for end, character in enumerate(rest if opened else ""):
-        depth += (character == "{") - (character == "}")
-        if not depth:
-            return rest[:end]
-    return ""
-
-
-def _stated(text: str) -> str:
-    found = _STATED.findall(text)
-    return found[-1] if found else ""
+def _last(found: Iterable[str]) -> str:
+    return ["", *found][-1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+from apr_agents.boxes import boxed
+
 REQUEST = "End with a line that says 'Answer:' and the answer alone."
 """How a question asks for what `final_answer` reads."""
 
@@ -25,7 +27,6 @@ LONGEST_TEXT, LONGEST_ANSWER, LONGEST_CALCULATION = 10_000_000, 100_000, 300
 MOST_LAYERS = 3
 """Decorations around each other that are taken off."""
 
-_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 _LABELLED = re.compile(
     r"\banswer[*_]{0,3}\s{0,3}[:=][*_]{0,4}\s*(.*?)(?=\n[^\S\n]*\n|\Z)", re.IGNORECASE | re.DOTALL
 )
@@ -54,9 +55,8 @@ def final_answer(text: str | None) -> str | None:
     """
     if text is None or len(text) > LONGEST_TEXT or not text.strip():
         return None
-    for find in (_boxed, _tagged, _labelled, _stated):
-        found = set(find(text))
-        if found:
+    for find in (boxed, _tagged, _labelled, _stated):
+        if found := set(map(_bare, find(text))):
             break
     else:
         found = {_bare(text)}
@@ -64,38 +64,22 @@ def final_answer(text: str | None) -> str | None:
     return answer if not others and len(answer) <= LONGEST_ANSWER else None
 
 
-def _boxed(text: str) -> Iterator[str]:
-    """What is inside the boxes that are closed and have no box inside."""
-    boxes: list[int | None] = []
-    innermost = -1
-    for brace in _BRACES.finditer(text) if r"\boxed" in text else ():
-        if brace[0] == "{":
-            boxes.append(None)
-        elif brace[0] == "}" and boxes:
-            start = boxes.pop()
-            if start is not None and start > innermost:
-                innermost = start
-                yield _bare(text[start : brace.start()])
-        elif brace[0].startswith(r"\boxed"):
-            boxes.append(brace.end())
-
-
 def _tagged(text: str) -> Iterator[str]:
     opening, closing = "<answer>", "</answer>"
     start = text.find(opening)
     while start >= 0 and (end := text.find(closing, start)) >= 0:
-        yield _bare(text[start + len(opening) : end])
+        yield text[start + len(opening) : end]
         start = text.find(opening, end)
 
 
 def _labelled(text: str) -> Iterator[str]:
     for label in _LABELLED.finditer(text):
-        yield _bare(_unembraced(label[1]))
+        yield _unembraced(label[1])
 
 
 def _stated(text: str) -> Iterator[str]:
     for statement in _STATED.finditer(text):
-        yield _bare(_unembraced(statement[1]).removesuffix("."))
+        yield _unembraced(statement[1]).removesuffix(".")
 
 
 def _unembraced(text: str) -> str:

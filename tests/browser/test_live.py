@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
+from apr_agents.cli.ui import EXAMPLE
+
 COMMAND = [str(Path(sys.executable).with_name("apr-agents"))]
-SPLITS = (
-    "((((((12*7)+5)-2)+61)-17)*3)+((((45-38)*6)+9)*4)"
-    "+((((((81-17)+23)*2)-60)+8)*2)+((((((9*9)-14)+55)-31)*2)-9)"
-)
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -56,7 +54,7 @@ async def test_a_question_is_seen_from_its_asking_to_its_answer(tab: Any, served
     process, address = served("ui", "--port", "0")
     live = await tab(address)
     page = live.page
-    await page.fill("[name=question]", SPLITS)
+    await page.fill("[name=question]", EXAMPLE)
     await page.fill("[name=threads]", "4")
     await page.evaluate(
         """() => {
@@ -88,7 +86,7 @@ async def test_a_question_is_seen_from_its_asking_to_its_answer(tab: Any, served
 async def test_a_run_can_be_stopped_and_a_mistake_is_one_line(tab: Any, served: Any) -> None:
     _, address = served("ui", "--port", "0")
     page = (await tab(address)).page
-    await page.fill("[name=question]", SPLITS)
+    await page.fill("[name=question]", EXAMPLE)
     await page.click("button:text-is('Ask')")
     await page.click("button:text-is('Stop')")
     await page.locator(".answer >> text=stopped").wait_for()

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from apr_agents.cli.ui import EXAMPLE
+
 
 @pytest.mark.parametrize(("question", "answer"), [("25+42", "67"), ("((12*7)+5)-2", "87")])
 def test_solves_a_question(run, question, answer):
@@ -12,11 +14,7 @@ def test_solves_a_question(run, question, answer):
 
 
 def test_splits_what_is_long_and_wide(run):
-    question = (
-        "((((((12*7)+5)-2)+61)-17)*3)+((((45-38)*6)+9)*4)+"
-        "((((((81-17)+23)*2)-60)+8)*2)+((((((9*9)-14)+55)-31)*2)-9)"
-    )
-    data = json.loads(run("solve", question, "--json").stdout)
+    data = json.loads(run("solve", EXAMPLE, "--json").stdout)
     assert data["answer"] == "1014"
     assert data["metrics"]["threads"] == 4
     assert data["metrics"]["critical_path"] < data["metrics"]["total_tokens"]

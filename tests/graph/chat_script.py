@@ -1,4 +1,4 @@
-"""Chat models that say what they are told to, and notice what is done to them."""
+"""Chat models that say what they are told to, and notice what is done to them; and a tool."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from langchain_core.messages import (
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables.config import ensure_config
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, tool
 from pydantic import PrivateAttr
 
 from apr_agents.json_calls import write_calls
@@ -243,6 +243,30 @@ class BoundedChat(ToolChat):
         if len(message.text) <= most:
             return message
         return AIMessage(message.text[:most], response_metadata={"finish_reason": "length"})
+
+
+class Sleep:
+    """A tool that never returns.
+
+    Attributes:
+        running: its calls that are not cancelled yet.
+        stopped: when each of the others was.
+    """
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.stopped: list[float] = []
+        self.tool = tool(self.sleep)
+
+    async def sleep(self) -> str:
+        """Never returns."""
+        self.running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running -= 1
+            self.stopped.append(time.monotonic())
+        return ""
 
 
 def refused(messages: Sequence[BaseMessage]) -> Iterator[str]:

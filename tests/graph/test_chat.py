@@ -38,6 +38,7 @@ from tests.graph.chat_script import (
     BoundedChat,
     JsonChat,
     Says,
+    Sleep,
     StreamingChat,
     ToolChat,
     by_thread,
@@ -969,12 +970,6 @@ async def test_a_thread_makes_no_more_calls_than_allowed(ask: Any, chat: Any) ->
 async def test_a_thread_that_hangs_times_out_and_costs_nobody_else(
     ask: Any, chat: Any, saved: bool
 ) -> None:
-    @tool
-    async def sleep() -> str:
-        """Never returns."""
-        await asyncio.Event().wait()
-        return ""
-
     replies = {
         "0/0": spawn("a", "b", "c"),
         "0.1/0": Says(hangs=True),
@@ -986,7 +981,7 @@ async def test_a_thread_that_hangs_times_out_and_costs_nobody_else(
     model = chat(by_thread(replies))
     agent = create_parallel_agent(
         model,
-        [sleep],
+        [Sleep().tool],
         limits=Limits(thread_timeout=0.2),
         checkpointer=InMemorySaver() if saved else None,
     )

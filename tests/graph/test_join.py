@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import permutations
@@ -36,7 +35,7 @@ from apr_agents.graph.state import Thread
 from apr_agents.limits import Allowance, Limits
 from apr_agents.trace.trajectory import Trajectory
 from apr_agents.types import LANE, Outline, ThreadResult
-from tests.graph.chat_script import Says, by_thread, call, calls, spawn
+from tests.graph.chat_script import Says, Sleep, by_thread, call, calls, spawn
 
 MODES = pytest.mark.parametrize("mode", ["async", "sync", "async saved", "sync saved"])
 END = "\n</Parallel>\n</think>\n4"
@@ -252,28 +251,13 @@ async def test_a_merge_policy_that_raises_leaves_the_conclusions(chat: Any, merg
 
 @MODES
 async def test_losers_end_at_once_with_their_threads_and_tools(chat: Any, mode: str) -> None:
-    stopped: list[float] = []
-    sleeping = 0
-
-    @tool
-    async def sleep() -> str:
-        """Never returns."""
-        nonlocal sleeping
-        sleeping += 1
-        try:
-            await asyncio.Event().wait()
-        finally:
-            stopped.append(time.monotonic())
-        return ""
-
     def are_all_busy() -> bool:
-        return model.in_flight == 4 and sleeping == 2
+        return model.in_flight == 4 and sleep.running == 2
 
     async def race() -> float:
         """Seconds from the success to the end of the last loser."""
-        nonlocal model, sleeping
-        sleeping = 0
-        stopped.clear()
+        nonlocal model, sleep
+        sleep = Sleep()
         replies = {
             "0/0": spawn("a", "b", "c", "d", join="first_success"),
             "0.1/0": HANGS,
@@ -284,7 +268,7 @@ async def test_losers_end_at_once_with_their_threads_and_tools(chat: Any, mode: 
             "0/1": "4",
         }
         model = chat(by_thread(replies))
-        record = await run(model, [sleep], mode=mode)
+        record = await run(model, [sleep.tool], mode=mode)
         assert statuses(record) == ["cancelled", "cancelled", "cancelled", "done"]
         assert statuses(record, "0.2") == ["cancelled", "cancelled"]
         assert record.threads()["0.2"].steps[0].text == "Let me split."
@@ -293,9 +277,10 @@ async def test_losers_end_at_once_with_their_threads_and_tools(chat: Any, mode: 
         assert record.answer == "4"
         assert sorted({*model.cancelled} & {"0.1", "0.2.1", "0.2.2"}) == ["0.1", "0.2.1", "0.2.2"]
         losers = [model.ended[loser] for loser in ("0.1", "0.2.1", "0.2.2")]
-        return max(*losers, *stopped) - model.ended["0.4"]
+        return max(*losers, *sleep.stopped) - model.ended["0.4"]
 
     model: Any = None
+    sleep = Sleep()
     for _ in range(3):  # a machine that is busy may be late, but not each time
         if (late := await race()) <= 0.1:
             return

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from apr_agents.backends.base import approximate_tokens
@@ -17,7 +16,7 @@ from apr_agents.backends.scripted import tokens as scripted_tokens
 from apr_agents.graph.build import create_parallel_agent
 from apr_agents.limits import Limits
 from apr_agents.types import Summary
-from tests.graph.chat_script import Asked, Says, call, calls, spawn
+from tests.graph.chat_script import Asked, Says, Sleep, call, calls, spawn
 
 MANY = 64
 INPUT: Any = {"messages": [("user", "Q")]}
@@ -183,18 +182,7 @@ async def test_three_levels_of_four_share_three_places_without_deadlock(
 async def test_a_caller_that_gives_up_leaves_nothing_behind(
     chat: Any, kind: str, saved: bool
 ) -> None:
-    sleeping = 0
-
-    @tool
-    async def sleep() -> str:
-        """Never returns."""
-        nonlocal sleeping
-        sleeping += 1
-        try:
-            await asyncio.Event().wait()
-        finally:
-            sleeping -= 1
-        return ""
+    sleep = Sleep()
 
     def write(thread: str, prompt: str) -> Reply | str:
         if thread.count(".") < 2:
@@ -211,21 +199,21 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(
         model: Any = text_model(write) if kind == "text" else chat(say)
         agent = create_parallel_agent(
             model,
-            [] if kind == "text" else [sleep],
+            [] if kind == "text" else [sleep.tool],
             limits=Limits(max_concurrency=16),
             checkpointer=InMemorySaver() if saved else None,
         )
         before = asyncio.all_tasks()
         running = asyncio.ensure_future(agent.ainvoke(INPUT, {"configurable": {"thread_id": "1"}}))
         async with asyncio.timeout(60):
-            while model.in_flight + sleeping < 16:  # noqa: ASYNC110
+            while model.in_flight + sleep.running < 16:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         started = time.monotonic()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
         ended = time.monotonic()
-        assert (model.in_flight, sleeping) == (0, 0)
+        assert (model.in_flight, sleep.running) == (0, 0)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == before
         return ended - started
