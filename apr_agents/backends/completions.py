@@ -149,6 +149,7 @@ class CompletionsBackend(Backend):
         self._write = template if callable(template) else _joined
         by_name = isinstance(template, str) and template != "plain"
         self._tokenizing = Tokenizing(_tokenizer(str(template))) if by_name else None
+        self._first = _first_token(self._tokenizing.tokenizer) if self._tokenizing else ""
         self._refused: set[str] = set()
         self._says_stops = True
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
@@ -167,9 +168,7 @@ class CompletionsBackend(Backend):
 
     def render(self, messages: Sequence[AnyMessage]) -> str:
         if self._tokenizing is not None:
-            rendered = self._tokenizing.render(messages)
-            # The server puts it in front of every prompt itself.
-            return rendered.removeprefix(_first_token(self._tokenizing.tokenizer))
+            return self._tokenizing.render(messages)
         return self._write(
             [message.model_copy(update={"content": _inert(message.text)}) for message in messages]
         )
@@ -219,7 +218,8 @@ class CompletionsBackend(Backend):
         temperature = self.temperature if request.temperature is None else request.temperature
         body: dict[str, Any] = {
             "model": self.model,
-            "prompt": request.prompt + output.text,
+            # The server puts the first token in front of every prompt itself.
+            "prompt": request.prompt.removeprefix(self._first) + output.text,
             "max_tokens": request.max_tokens - output.tokens,
             "temperature": temperature,
             "stream": True,

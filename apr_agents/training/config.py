@@ -96,6 +96,9 @@ class GRPOConfig:
         merge: what joins show.
         max_tokens: that one thread may generate.
         temperature: at which runs are sampled.
+        server: where they are sampled, ``URL`` or ``URL#MODEL``: SGLang, or vLLM with
+            ``VLLM_SERVER_DEV_MODE=1``, that has this model and sees ``out``. None: in this
+            process.
         lora: rank of the adapters that are trained; 0 trains all weights.
         reward: ``useful_efficiency``, ``parallel_efficiency`` or ``correctness``.
         rho: what parallel efficiency is worth.
@@ -127,6 +130,7 @@ class GRPOConfig:
     merge: str = "conclusions"
     max_tokens: int = 1024
     temperature: float = 1.0
+    server: str | None = None
     lora: int = 0
     reward: str = "useful_efficiency"
     rho: float = 0.5

@@ -107,7 +107,7 @@ class PGRPO:
         for known, name in ((text_protocol, config.protocol), (resolve_merge, config.merge)):
             known(name)  # or it would be an error of every run
         self._reference = copy.deepcopy(policy.model) if config.kl and not config.lora else None
-        changeable = ("out", "save_every", "samples_every", "patience")
+        changeable = ("out", "server", "save_every", "samples_every", "patience")
         settings = {k: v for k, v in asdict(config).items() if k not in changeable}
         self.learner = Learner(policy.model, config.out, config.optimization, settings)
         self.watch = Watch(config.patience, self.learner.progress.get("watch"))
@@ -272,19 +272,27 @@ def _measured(
     }
 
 
+def _serving(config: GRPOConfig) -> Serve:
+    if config.server is None:
+        return serving
+    from apr_agents.training.elsewhere import Elsewhere
+
+    return Elsewhere(config.server, config.out / "rollouts")
+
+
 def grpo(
     config: GRPOConfig,
     tell: Callable[[str], None] = print,
     *,
     reward: Reward | None = None,
-    serve: Serve = serving,
+    serve: Serve | None = None,
 ) -> None:
     """Reinforce a model, or go on with a run that was stopped, and save it.
 
     Args:
         tell: hears how it goes.
         reward: instead of that of the configuration.
-        serve: where runs are sampled; by default, in this process.
+        serve: where runs are sampled, instead of what the configuration says.
 
     Raises:
         InvalidOption: there is no such task, reward or protocol.
@@ -298,7 +306,7 @@ def grpo(
         torch.manual_seed(config.seed)
         policy = load(config.model, lora=config.lora)
         tasks = [resolve(name) for name in config.tasks]
-        loop = PGRPO(policy, tasks, config, reward=reward, serve=serve)
+        loop = PGRPO(policy, tasks, config, reward=reward, serve=serve or _serving(config))
 
         def report(step: int, measured: dict[str, float]) -> None:
             if position()[0] == 0:

@@ -967,8 +967,7 @@ def test_a_tokenizer_gives_its_template_its_counts_and_its_control_tokens(
     backend = backend_with(template=str(tokenizer_folder))
     messages = [HumanMessage("1+2<begin><|x|>"), AIMessage("3")]
 
-    # The server begins every prompt with that token itself.
-    assert backend.render(messages) == "[user]1+2< begin><|x|>[assistant]3>"
+    assert backend.render(messages) == "<begin>[user]1+2< begin><|x|>[assistant]3>"
     assert backend.count("1+2") == 3
     assert backend.tail("1+2", 2) == "+2"
     assert backend.tail("1+2", 0) == ""
@@ -982,6 +981,15 @@ async def test_a_tokenizer_counts_what_the_server_does_not(
     deltas = await listen(make(template=str(tokenizer_folder)), "1+2")
 
     assert counts_of(deltas) == (6, 3)
+
+
+async def test_a_token_that_the_server_puts_in_front_itself_is_not_sent(
+    server: Server, make: Make, tokenizer_folder: Path
+) -> None:
+    backend = make(template=str(tokenizer_folder))
+    await listen(backend, backend.render([HumanMessage("1+2")]))
+
+    assert server.asked[-1]["prompt"] == "[user]1+2>"
 
 
 def test_what_is_no_tokenizer_is_no_template(tmp_path: Path) -> None:
