@@ -81,8 +81,8 @@ def measured(model: str, count: int, seed: int) -> str:
 def main(
     directory: Annotated[Path, typer.Argument(help="Of everything that is made.")],
     scripts: Annotated[int, typer.Option(help="That the clumsy policy learns.")] = 1500,
-    steps: Annotated[int, typer.Option(help="Of P-GRPO.")] = 100,
-    rate: Annotated[float, typer.Option(help="Learning rate of P-GRPO.")] = 1e-4,
+    steps: Annotated[int, typer.Option(help="Of P-GRPO.")] = 80,
+    rate: Annotated[float, typer.Option(help="Learning rate of P-GRPO.")] = 4e-4,
     divide_by_sigma: Annotated[bool, typer.Option("--divide-by-sigma")] = False,
     count: Annotated[int, typer.Option("-n", help="Problems of each measurement.")] = 200,
     seed: Annotated[int, typer.Option(help="Of what is measured.")] = 11,
@@ -99,7 +99,8 @@ def main(
         )  # fmt: skip
     command(
         "grpo", "--model", f"local:{learned / 'model'}", "--task", "arithmetic",
-        "--out", reinforced, "--steps", steps, "--rate", rate, "--clip", 0.5, "--problems", 8,
+        "--out", reinforced, "--steps", steps, "--rate", rate, "--clip", 0.5,
+        "--problems", 8, "--group", 16, *(each for n in BUDGETS[1:] for each in ("--budget", n)),
         *(["--divide-by-sigma"] if divide_by_sigma else []), processes=os.cpu_count() or 1,
     )  # fmt: skip
     for name, folder in (("before", learned), ("after", reinforced)):

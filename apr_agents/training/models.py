@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tokenizers import AddedToken
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from apr_agents.backends import BUNDLED
 from apr_agents.backends.local import load_decoder
@@ -30,10 +31,13 @@ class Policy(NamedTuple):
     def save(self, directory: Path, *, most_threads: int | None = None) -> None:
         """Write what `local:DIRECTORY` loads, adapters merged into the weights.
 
+        The weights are saved in the precision that the model's configuration names.
+
         Args:
             most_threads: the largest thread budget that it now was trained to read.
         """
-        saved = inference_copy(self.model)
+        saved: Any = inference_copy(self.model)
+        saved.to(saved.config.dtype or saved.dtype)
         if most_threads is not None:
             before = getattr(saved.config, "apr_most_threads", 0)
             saved.config.update({"apr_most_threads": max(before, most_threads)})
@@ -54,9 +58,11 @@ def load(source: str, *, lora: int = 0, tags: Iterable[str] = ()) -> Policy:
         UnsupportedModel: not all of its layers are attention.
         MissingExtra: ``lora`` needs peft.
     """
-    place = str(BUNDLED) if source == "bundled" else source.removeprefix("local:")
+    place = str(BUNDLED) if source == "bundled" else expanduser(source.removeprefix("local:"))
     # Weights that are trained are in float32; adapters are in any case.
     model, tokenizer = load_decoder(place, None if lora else "float32")
+    # That of the weights it was loaded from; in it they are saved again.
+    model.config.dtype = AutoConfig.from_pretrained(place).dtype
     added = add_tags(model, tokenizer, tags)
     if lora:
         model = _with_adapters(model, rank=lora, new_tokens=added)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from apr_agents.errors import UnknownModel
 from apr_agents.protocols.apr import APR, CALLED
@@ -122,8 +122,12 @@ def test_a_model_that_is_not_there_is_named() -> None:
         load("local:/nowhere")
 
 
-def test_the_bundled_model_can_be_trained_further() -> None:
+def test_the_bundled_model_can_be_trained_further(tmp_path: Path) -> None:
     policy = load("bundled")
     assert isinstance(policy, Policy)
     assert all(parameter.requires_grad for parameter in policy.model.parameters())
     assert next(policy.model.parameters()).dtype == torch.float32
+    # It is saved as it ships.
+    policy.save(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).dtype == torch.bfloat16
+    assert (tmp_path / "model.safetensors").stat().st_size < 10_000_000

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from apr_agents import create_parallel_agent
 from apr_agents.errors import UnusableFile
 from apr_agents.tasks.arithmetic import APPLY
-from apr_agents.training.bundled import Mixture, build_model, export
+from apr_agents.training.bundled import OTHERS, Mixture, build_model, grow
 from apr_agents.training.config import GRPOConfig, Optimization, SFTConfig
 from apr_agents.training.learner import Learner, position
 from apr_agents.training.models import Policy
@@ -282,9 +282,32 @@ def test_a_drill_is_lines_whose_results_are_to_be_written() -> None:
         assert int(result) == APPLY[operator](int(first), int(second))
 
 
-def test_an_exported_model_loads_with_the_auto_classes(tmp_path: Path) -> None:
+def test_every_word_of_the_taught_questions_is_a_token() -> None:
+    mixture, rng = Mixture(TOKENIZER, seed=0), random.Random(0)
+    for kind in ("whole", *OTHERS):
+        for _ in range(50):
+            shown = mixture.demonstration(rng, kind)
+            text = f"{shown.question}\n{shown.thinking}\n{shown.answer}"
+            known = TOKENIZER.unk_token_id not in TOKENIZER(text)["input_ids"]
+            assert known or kind == "whole"  # some have text that is no question around them
+
+
+def test_a_grown_model_says_at_first_what_the_smaller_one_said(tmp_path: Path) -> None:
+    small = build_model(TOKENIZER)
+    small.model.layers = small.model.layers[:2]
+    small.config.num_hidden_layers = 2
+    Policy(small, TOKENIZER).save(tmp_path)
+    small = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     model = build_model(TOKENIZER)
-    export(model, TOKENIZER, tmp_path)
+    grow(model, TOKENIZER, tmp_path)
+    ids = torch.tensor([TOKENIZER("(12*7)+5\nThreads: 4\n<think>")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, small(ids).logits)
+
+
+def test_a_saved_model_loads_with_the_auto_classes(tmp_path: Path) -> None:
+    model = build_model(TOKENIZER)
+    Policy(model, TOKENIZER).save(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     text = "((12*7) + 5)-2\nThreads: 4\n<think>\n12*7+5-2"
     ids = AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
