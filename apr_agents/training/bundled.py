@@ -13,7 +13,7 @@ import string
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
@@ -69,14 +69,15 @@ FIRST_SHARES = {
     "records": 60, "reading": 44, "product": 30, "chained": 44,
 }  # fmt: skip
 SHARES = {
-    "pair": 10, "chain": 16, "tiny": 12, "whole": 48, "wide": 18, "sums": 26, "drill": 28,
+    "pair": 10, "chain": 16, "tiny": 12, "whole": 44, "wide": 34, "sums": 26, "drill": 28,
     "records": 26, "reading": 4, "product": 26, "chained": 16,
 }  # fmt: skip
 MERGES = {"conclusions": 58, "full": 26, "summary": 16}
 """Weights of the budgets, of the kinds of lesson, and of what the join shows."""
 
-PLANS = 0.15
-"""Share of the splits that are shown up to their outlines only: practice in planning."""
+PLANS, COPIES = 0.12, 0.35
+"""Shares of the splits that are shown up to their outlines only, and up to the first line of each
+thread: practice in planning, and in copying, in which most mistakes are made."""
 
 
 Other = AggregationTask | ProductsTask | ChainedTask
@@ -179,8 +180,17 @@ class Mixture:
                 continue
             run, fault = next(played)
             assert run is not None, fault
-            plans_only = len(lesson.calls) > 1 and rng.random() < PLANS
-            yield pack(run.pairs[:1] if plans_only else run.pairs)
+            yield pack(self.practice(rng, run.pairs) if len(lesson.calls) > 1 else run.pairs)
+
+    def practice(self, rng: random.Random, pairs: list[Pair]) -> list[Pair]:
+        """A split as it is, or no more of it than what is to be practised."""
+        practised = rng.random()
+        if practised < PLANS:
+            return pairs[:1]
+        if practised > PLANS + COPIES:
+            return pairs
+        ends = set(self.tokenizer.convert_tokens_to_ids(["\n", ";\n"]))
+        return [pair._replace(completion=_until(pair.completion, ends)) for pair in pairs]
 
     def lesson(self, rng: random.Random, *, early: bool = False) -> Script | list[Pair]:
         """One lesson of the stream: a run, or a drill."""
@@ -274,6 +284,12 @@ def _brink(rng: random.Random, value: int, high: int) -> int:
     power = 10 ** rng.randint(1, 3)
     digits = (value + rng.randint(-1, 1)) % power
     return rng.choice(range(digits, high + 1, power) or range(high + 1))
+
+
+def _until(ids: list[int], ends: Collection[int]) -> list[int]:
+    """The tokens up to the first of ``ends``, that one included."""
+    first = next((i for i, token in enumerate(ids, 1) if token in ends), len(ids))
+    return ids[:first]
 
 
 def _weighted(rng: random.Random, weights: dict[Item, int]) -> Item:
