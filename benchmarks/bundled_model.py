@@ -16,34 +16,23 @@ from typing import Annotated, Any
 
 import typer
 
-BUDGETS = {
-    "arithmetic": (0, 2, 4, 8),
-    "arithmetic:wide": (0, 2, 4, 8),
-    "arithmetic:chain": (8,),
-    "arithmetic:pair": (8,),
-    "arithmetic:tiny": (8,),
-    "aggregation:records=32,tokens=0": (0, 2, 4, 8),
-    "aggregation:records=8,tokens=0": (8,),
-    "products:factors=2,digits=3": (8,),
-    "products:factors=3,digits=2": (8,),
-    "chained:steps=4": (8,),
-}
+BUDGETS = {"whole": (0, 2, 4, 8), "wide": (0, 2, 4, 8), "chain": (8,), "pair": (8,), "tiny": (8,)}
 """The threads allowed for each kind of problem; 0 is the sequential baseline."""
 
 
-def evaluated(model: str, task: str, threads: int, count: int, seed: int) -> dict[str, Any]:
+def evaluated(kind: str, threads: int, count: int, seed: int) -> dict[str, Any]:
     """The report of one evaluation."""
     command = [str(Path(sys.executable).with_name("apr-agents")), "eval", "--json"]
-    command += ["--model", model, "--task", task, "--threads", str(threads)]
+    command += ["--task", "arithmetic", "--kind", kind, "--threads", str(threads)]
     command += ["-n", str(count), "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
 
 
-def rows(model: str, task: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """The lines of the table for one task: each run, and its means over the sequential ones."""
-    reports = {n: evaluated(model, task, n, count, seed) for n in BUDGETS[task]}
+def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """The lines of the table for one kind: each run, and its means over the sequential ones."""
+    reports = {threads: evaluated(kind, threads, count, seed) for threads in BUDGETS[kind]}
     baseline = reports.get(0)
 
     def ratio(report: dict[str, Any], mean: str) -> float | None:
@@ -51,7 +40,7 @@ def rows(model: str, task: str, count: int, seed: int) -> list[dict[str, Any]]:
 
     return [
         {
-            "task": task,
+            "kind": kind,
             "threads": threads,
             "n": count,
             "accuracy": report["accuracy"],
@@ -78,7 +67,7 @@ def as_markdown(measured: list[dict[str, Any]]) -> str:
         ratios = [each["critical_path_ratio"], each["peak_context_ratio"]]
         critical_path, peak_context = ("–" if x is None else f"{x:.2f}" for x in ratios)
         lines.append(
-            f"| `{each['task']}` | {each['threads']} | {each['accuracy']:.1%} "
+            f"| {each['kind']} | {each['threads']} | {each['accuracy']:.1%} "
             f"| {each['activation']:.1%} | {each['mean_threads']:.1f} ({each['max_threads']}) "
             f"| {critical_path} | {peak_context} |"
         )
@@ -88,13 +77,12 @@ def as_markdown(measured: list[dict[str, Any]]) -> str:
 def main(
     count: Annotated[int, typer.Option("-n", min=1, help="Problems in each row.")] = 200,
     seed: Annotated[int, typer.Option(help="Which problems are drawn.")] = 1,
-    model: Annotated[str, typer.Option(help="Another one in its place.")] = "bundled",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Measure the bundled model and print the table."""
     measured = []
-    for task in BUDGETS:
-        measured += rows(model, task, count, seed)
+    for kind in BUDGETS:
+        measured += rows(kind, count, seed)
         print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
     if json_file is not None:
         json_file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The recipe of the bundled model: a small Llama that splits its work when that pays.
+"""The recipe of the bundled model: a small Llama that splits arithmetic when that pays.
 
 ``torchrun --standalone --nproc-per-node 2 -m apr_agents.training.bundled`` trains on two
 cores, one process each, or goes on with a run that was stopped, and saves the model;
@@ -13,11 +13,11 @@ import string
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 import typer
@@ -25,12 +25,12 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from apr_agents.backends import BUNDLED
 from apr_agents.protocols.threadweaver import ThreadWeaver
-from apr_agents.tasks.aggregation import AggregationTask, Record
 from apr_agents.tasks.arithmetic import (
     APPLY,
     KINDS,
@@ -42,8 +42,6 @@ from apr_agents.tasks.arithmetic import (
     random_step,
 )
 from apr_agents.tasks.base import Demonstration
-from apr_agents.tasks.chained import ChainedTask
-from apr_agents.tasks.products import ProductsTask
 from apr_agents.training.config import Optimization
 from apr_agents.training.decisions import Shown
 from apr_agents.training.forward import choose_attention
@@ -52,7 +50,7 @@ from apr_agents.training.models import Policy
 from apr_agents.training.runs import rehearse
 from apr_agents.training.scripts import Script, from_demonstration
 from apr_agents.training.sft import SFT, evaluate
-from apr_agents.training.tokenizer import WORDS, build_tokenizer
+from apr_agents.training.tokenizer import build_tokenizer
 from apr_agents.training.trie import Batch, Pair, Trie, collate, pack
 
 Item = TypeVar("Item")
@@ -62,58 +60,23 @@ WIDTHS = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280)
 """Tries are padded to one of these lengths, tries of similar length together."""
 
 BUDGETS = {0: 26, 1: 4, 2: 20, 3: 9, 4: 15, 5: 5, 6: 5, 7: 4, 8: 12}
-FIRST_PART = 0.7
-"""Share of the training in which reading is drilled, and questions about texts are short."""
-FIRST_SHARES = {
-    "pair": 5, "chain": 8, "tiny": 6, "whole": 24, "wide": 9, "sums": 12, "drill": 16,
-    "records": 60, "reading": 44, "product": 30, "chained": 44,
-}  # fmt: skip
 SHARES = {
-    "pair": 10, "chain": 16, "tiny": 12, "whole": 44, "wide": 34, "sums": 26, "drill": 28,
-    "records": 26, "reading": 4, "product": 26, "chained": 16,
+    "pair": 10, "chain": 16, "tiny": 12, "whole": 44, "wide": 16, "sums": 24, "drill": 28,
 }  # fmt: skip
 MERGES = {"conclusions": 58, "full": 26, "summary": 16}
-"""Weights of the budgets, of the kinds of lesson, and of what the join shows."""
+"""Weights of the budgets, of the kinds of problem, and of what the join shows."""
 
-PLANS, COPIES = 0.12, 0.35
-"""Shares of the splits that are shown up to their outlines only, and up to the first line of each
-thread: practice in planning, and in copying, in which most mistakes are made."""
-
-
-Other = AggregationTask | ProductsTask | ChainedTask
-
-
-def _records(rng: random.Random, early: bool) -> Other:
-    # Between 17 and 23 it hangs on the records whether a split pays.
-    few, more, many = range(2, 7), range(7, 17), range(24, 33)
-    sizes = rng.choices((few, more, many), (7, 1, 0) if early else (2, 1, 1))[0]
-    return AggregationTask(records=rng.choice(sizes), tokens=0)
-
-
-def _product(rng: random.Random, early: bool) -> Other:
-    factors, digits = rng.choice(((2, 1), (2, 2), (2, 3), (2, 3), (3, 1), (3, 2)))
-    return ProductsTask(factors=factors, digits=digits)
-
-
-def _chained(rng: random.Random, early: bool) -> Other:
-    return ChainedTask(steps=rng.randint(1, 2 if early else 5))
-
-
-OTHERS: dict[str, Callable[[random.Random, bool], Other]] = {
-    "records": _records,
-    "product": _product,
-    "chained": _chained,
-}
-"""The tasks beside sums of chains, in sizes that so small a model can learn."""
+PLANS = 0.15
+"""Share of the splits that are shown up to their outlines only: practice in planning."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The architecture, about 2.7 million parameters, untrained."""
+    """The architecture, about 2.2 million parameters, untrained."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
         intermediate_size=512,
-        num_hidden_layers=6,
+        num_hidden_layers=5,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
@@ -123,20 +86,19 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
     )
     config.update({"apr_most_threads": max(BUDGETS)})
-    model = LlamaForCausalLM(config)
-    model.config.dtype = torch.bfloat16  # in which it ships
-    return model
+    return LlamaForCausalLM(config)
 
 
 FROM_SCRATCH = Optimization(matrix_rate=0.014, rate=2e-3, warmup=0.01, decay=0.65)
-SAVE_EVERY, EVALUATE_EVERY = 500, 2000
-"""Optimizer steps between two checkpoints, a few minutes; and between two evaluations."""
+SAVE_EVERY = 500
+"""Optimizer steps between two checkpoints: a few minutes."""
 
 
 class Mixture:
     """The stream of demonstrations: every kind of problem and of step gets its share.
 
     Args:
+        easy: share of the training at whose start the questions are short.
         shard_size: demonstrations in one shard.
         batch_tokens: tokens in one batch, padding included.
     """
@@ -146,17 +108,18 @@ class Mixture:
         tokenizer: PreTrainedTokenizerFast,
         *,
         seed: int,
+        easy: float = 0.0,
         shard_size: int = 4000,
         batch_tokens: int = 2560,
     ) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
+        self.tokenizer, self.seed, self.easy = tokenizer, seed, easy
         self.shard_size, self.batch_tokens = shard_size, batch_tokens
 
     def __call__(self, shard: int, done: float) -> Iterator[list[Batch]]:
         """The batches of one shard, a step each, tries of similar length together."""
         rng = random.Random(f"{self.seed}/{shard}")
         buckets: dict[int, list[Trie]] = defaultdict(list)
-        for trie in self.tries(rng, early=done < FIRST_PART):
+        for trie in self.tries(rng, done):
             if len(trie) <= WIDTHS[-1]:
                 buckets[WIDTHS[bisect_left(WIDTHS, len(trie))]].append(trie)
         batches = []
@@ -169,9 +132,9 @@ class Mixture:
             if len(tries) >= ranks:
                 yield [collate(tries[rank::ranks], multiple=width)]
 
-    def tries(self, rng: random.Random, *, early: bool = False) -> Iterator[Trie]:
+    def tries(self, rng: random.Random, done: float = 1.0) -> Iterator[Trie]:
         """The lessons of one shard."""
-        lessons = [self.lesson(rng, early=early) for _ in range(self.shard_size)]
+        lessons = [self.lesson(rng, done) for _ in range(self.shard_size)]
         scripts = [lesson for lesson in lessons if isinstance(lesson, Script)]
         played = iter(asyncio.run(rehearse(scripts, self.tokenizer)))
         for lesson in lessons:
@@ -180,26 +143,17 @@ class Mixture:
                 continue
             run, fault = next(played)
             assert run is not None, fault
-            yield pack(self.practice(rng, run.pairs) if len(lesson.calls) > 1 else run.pairs)
+            plans_only = len(lesson.calls) > 1 and rng.random() < PLANS
+            yield pack(run.pairs[:1] if plans_only else run.pairs)
 
-    def practice(self, rng: random.Random, pairs: list[Pair]) -> list[Pair]:
-        """A split as it is, or no more of it than what is to be practised."""
-        practised = rng.random()
-        if practised < PLANS:
-            return pairs[:1]
-        if practised > PLANS + COPIES:
-            return pairs
-        ends = set(self.tokenizer.convert_tokens_to_ids(["\n", ";\n"]))
-        return [pair._replace(completion=_until(pair.completion, ends)) for pair in pairs]
-
-    def lesson(self, rng: random.Random, *, early: bool = False) -> Script | list[Pair]:
+    def lesson(self, rng: random.Random, done: float = 1.0) -> Script | list[Pair]:
         """One lesson of the stream: a run, or a drill."""
-        kind = _weighted(rng, FIRST_SHARES if early else SHARES)
+        kind = _weighted(rng, SHARES)
+        if done < self.easy and kind in ("whole", "wide"):
+            kind = rng.choice(("chain", "sums", "drill"))
         if kind == "drill":
             return self.drill(rng)
-        if kind == "reading":
-            return [self.reading(rng)]
-        shown, merge = self.demonstration(rng, kind, early=early), _weighted(rng, MERGES)
+        shown, merge = self.demonstration(rng, kind), _weighted(rng, MERGES)
         return from_demonstration(shown, ThreadWeaver(), merge=merge)
 
     def drill(self, rng: random.Random) -> list[Pair]:
@@ -215,27 +169,11 @@ class Mixture:
             for context, left, result in zip(before, asked, written, strict=False)
         ]
 
-    def reading(self, rng: random.Random) -> Pair:
-        """Records, which are then said again in another order, or asked for field by field."""
-        task = AggregationTask(records=rng.randint(2, 6), tokens=0)
-        records: list[Record] = task.draw(rng, 0).facts["records"]
-        again = rng.choices(records, k=len(records) + 2)
-        if rng.random() < 0.4:
-            lines = list(map(str, again))
-        else:
-            chosen = [(each, rng.choice(Record._fields[1:])) for each in [*again, *again]]
-            lines = [f"{each.number} {name} {getattr(each, name)}" for each, name in chosen]
-        document = self._encode("\n".join(map(str, records)) + "\n\n")
-        return Pair(document, self._encode("\n".join(lines)))
-
-    def demonstration(self, rng: random.Random, kind: str, *, early: bool = False) -> Demonstration:
+    def demonstration(self, rng: random.Random, kind: str) -> Demonstration:
         """A demonstration of one kind, now and then with other text around its question."""
         budget = _weighted(rng, BUDGETS)
         if rng.random() < 0.004:
             return Demonstration(junk(rng, 60), budget, thinking="", answer="?")
-        if kind in OTHERS:
-            task = OTHERS[kind](rng, early)
-            return task.demonstrate(task.draw(rng, 0), budget)
         demonstration = demonstrate(self._question(rng, kind), budget)
         if rng.random() < 0.03:
             question = demonstration.question
@@ -286,12 +224,6 @@ def _brink(rng: random.Random, value: int, high: int) -> int:
     return rng.choice(range(digits, high + 1, power) or range(high + 1))
 
 
-def _until(ids: list[int], ends: Collection[int]) -> list[int]:
-    """The tokens up to the first of ``ends``, that one included."""
-    first = next((i for i, token in enumerate(ids, 1) if token in ends), len(ids))
-    return ids[:first]
-
-
 def _weighted(rng: random.Random, weights: dict[Item, int]) -> Item:
     return rng.choices(list(weights), list(weights.values()))[0]
 
@@ -301,49 +233,34 @@ def junk(rng: random.Random, length: int) -> str:
     pieces = []
     for _ in range(rng.randint(1, 6)):
         word = "".join(rng.choices(string.ascii_letters + "<>/_.;'", k=rng.randint(2, 12)))
-        word = rng.choice((word, word, f" {' '.join(rng.choices(WORDS, k=3))} "))
         pieces.append(word + rng.choice(("", "", " ", "\n", ":", f" {rng.randint(0, 99)}x", "(x)")))
     return "w" + "".join(pieces)[:length] + "w"
 
 
-def held_out(tokenizer: PreTrainedTokenizerFast, *, seed: int, count: int = 10) -> list[Shown]:
+def held_out(tokenizer: PreTrainedTokenizerFast, *, seed: int, count: int = 24) -> list[Shown]:
     """Problems of every kind and the budgets that matter, and how they are to be solved."""
     rng = random.Random(seed)
     budgets = {"pair": (4,), "chain": (0, 8), "whole": (0, 2, 4, 8), "wide": (8,)}
-    shown = [
-        demonstrate(format_question(KINDS[kind](rng)), budget)
+    scripts = [
+        from_demonstration(
+            demonstrate(format_question(KINDS[kind](rng)), budget),
+            ThreadWeaver(),
+            merge="conclusions",
+        )
         for kind in budgets
         for budget in budgets[kind]
         for _ in range(count)
     ]
-    for draw in OTHERS.values():
-        tasks = [draw(rng, False) for _ in range(2 * count)]
-        shown += [task.demonstrate(task.draw(rng, 0), rng.choice((0, 4, 8))) for task in tasks]
-    scripts = [from_demonstration(each, ThreadWeaver(), merge="conclusions") for each in shown]
     played = asyncio.run(rehearse(scripts, tokenizer))
     return [Shown(script, run) for script, (run, _) in zip(scripts, played, strict=True) if run]
 
 
-@torch.no_grad()
-def grow(model: Any, tokenizer: PreTrainedTokenizerFast, weights: Path) -> None:
-    """Give ``model`` the weights of a saved one, which may have fewer layers and tokens.
-
-    Layers that only ``model`` has change nothing at first: what they add is zero.
-    """
-    saved = LlamaForCausalLM.from_pretrained(weights, dtype=torch.float32)
-    state = saved.state_dict()
-    for tied in ("model.embed_tokens.weight", "lm_head.weight"):
-        del state[tied]
-    model.load_state_dict(state, strict=False)
-    for layer in model.model.layers[saved.config.num_hidden_layers :]:
-        layer.self_attn.o_proj.weight.zero_()
-        layer.mlp.down_proj.weight.zero_()
-    known = PreTrainedTokenizerFast.from_pretrained(weights).get_vocab()
-    mine = tokenizer.get_vocab()
-    shared = sorted(mine.keys() & known.keys())
-    theirs: Any = saved.get_input_embeddings()
-    table = theirs.weight[[known[token] for token in shared]]
-    model.get_input_embeddings().weight[[mine[token] for token in shared]] = table
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Save the model as it ships, weights in bfloat16."""
+    shipped = build_model(tokenizer)
+    shipped.load_state_dict(model.state_dict())
+    shipped.generation_config = GenerationConfig.from_model_config(shipped.config)
+    Policy(shipped.bfloat16(), tokenizer).save(directory)
 
 
 def main(
@@ -360,10 +277,11 @@ def main(
         model = build_model(tokenizer)
         choose_attention(model)
         policy = Policy(model, tokenizer)
-        mixture = Mixture(tokenizer, seed=seed)
+        mixture = Mixture(tokenizer, seed=seed, easy=0.15 if weights is None else 0.0)
         how = FROM_SCRATCH
         if weights is not None:
-            grow(model, tokenizer, weights)
+            saved = LlamaForCausalLM.from_pretrained(weights, dtype=torch.float32)
+            model.load_state_dict(saved.state_dict())
             how = replace(how, matrix_rate=0.009, decay=0.97)
         settings = {"tokens": tokens, "seed": seed, "weights": weights, "how": asdict(how)}
         learner = Learner(model, directory, how, settings)
@@ -372,7 +290,7 @@ def main(
         started, first = time.monotonic(), loop.tokens
 
         def report(step: int, measured: dict[str, float]) -> None:
-            if position()[0] > 0 or step % EVALUATE_EVERY:
+            if position()[0] > 0 or step % SAVE_EVERY:
                 return
             speed = (loop.tokens - first) / (time.monotonic() - started)
             left = (tokens - loop.tokens) / speed / 60
@@ -388,8 +306,7 @@ def main(
 
         loop.run(report)
         if position()[0] == 0:
-            model.generation_config = GenerationConfig.from_model_config(model.config)
-            policy.save(output)
+            export(model, tokenizer, output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The bundled model's tokenizer: one token per character, word or tag; spaces are free.
+"""The bundled model's tokenizer: one token per character, one per tag; spaces are free.
 
-A line's end is one token too, with a semicolon or without. Words are those of the questions that
-the model is taught. Parentheses of its sums say one thing only, where a group ends: ``)+(``
-becomes the token ``|`` and the others are dropped.
+A line's end is one token too, with a semicolon or without.
+Parentheses of this family say one thing only, where a group ends: ``)+(`` becomes the token
+``|`` and the others are dropped.
 """
 
 from __future__ import annotations
@@ -10,41 +10,27 @@ from __future__ import annotations
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from apr_agents.tasks.aggregation import GOODS, PLACES
-
-CHARACTERS = "0123456789+-*|=:,?.'>\n"
-QUESTIONS = (
-    "What is the sum of units all records with How many have warehouse goods Only fields count "
-    "not their notes End a line that says and answer alone Answer Record sender returned Start do "
-    "this to number it now if even halve otherwise add above subtract double then write digits "
-    "backwards drop zeros in front multiply by keep remainder after division A thread costs"
-)
-WORDS = (*QUESTIONS.split(), *PLACES, *GOODS)
+CHARACTERS = "0123456789+-*|=:,?\n"
 TAGS = ("think", "Parallel", "Outlines", "Outline", "Thread", "Conclusion")
 CHAT_TEMPLATE = "{{ messages[-1]['content'] }}"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Characters of arithmetic, words, the protocol's tags; ``<unk>`` for everything else.
+    """Characters of arithmetic, the protocol's tags, and ``<unk>`` for everything else.
 
     Spaces, tabs and parentheses carry no tokens; tags absorb the white space around them,
     line breaks included.
     """
-    words = ["<pad>", "<eos>", "<unk>", *CHARACTERS, *WORDS]
+    words = ["<pad>", "<eos>", "<unk>", *CHARACTERS]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.normalizer = normalizers.Sequence(
         [
-            normalizers.Replace(Regex(r"[ \t\r]+"), " "),
-            normalizers.Replace(Regex(r" ?\) ?\+ ?\( ?"), "|"),
+            normalizers.Replace(Regex(r"[ \t\r]+"), ""),
+            normalizers.Replace(Regex(r"\)\+\("), "|"),
             normalizers.Replace(Regex(r"[()]+"), ""),
         ]
     )
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(" ", "removed"),
-            pre_tokenizers.Split(Regex(r"[A-Za-z]+|[\s\S]"), "isolated"),
-        ]
-    )
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
     tags = [text for tag in TAGS for text in (f"<{tag}>", f"</{tag}>")]
     core.add_special_tokens(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import re
@@ -18,15 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apr_agents import create_parallel_agent
 from apr_agents.errors import UnusableFile
-from apr_agents.protocols.threadweaver import ThreadWeaver
-from apr_agents.tasks.arithmetic import APPLY, demonstrate
-from apr_agents.training.bundled import OTHERS, Mixture, build_model, grow
+from apr_agents.tasks.arithmetic import APPLY
+from apr_agents.training.bundled import Mixture, build_model, export
 from apr_agents.training.config import GRPOConfig, Optimization, SFTConfig
 from apr_agents.training.learner import Learner, position
 from apr_agents.training.models import Policy
 from apr_agents.training.pgrpo import PGRPO
-from apr_agents.training.runs import rehearse
-from apr_agents.training.scripts import from_demonstration
 from apr_agents.training.sft import SFT, sft
 from apr_agents.training.trie import Batch, Pair, collate, pack
 from tests.training.toy import CHAIN, TOKENIZER, WIDE, Toy, fresh_model, script
@@ -286,61 +282,9 @@ def test_a_drill_is_lines_whose_results_are_to_be_written() -> None:
         assert int(result) == APPLY[operator](int(first), int(second))
 
 
-def test_splits_are_practised_whole_as_plans_and_as_first_lines() -> None:
-    mixture, rng = Mixture(TOKENIZER, seed=0), random.Random(0)
-    shown = demonstrate("((((((12*7)+5)-2)+61)-17)*3)+((((((81-17)+23)*2)-60)+8)*2)", 2)
-    [(run, _)] = asyncio.run(
-        rehearse([from_demonstration(shown, ThreadWeaver(), merge="conclusions")], TOKENIZER)
-    )
-    assert run is not None
-    practised = {
-        tuple(TOKENIZER.decode(pair.completion) for pair in mixture.practice(rng, run.pairs))
-        for _ in range(50)
-    }
-    plan, rest, first, second = (TOKENIZER.decode(pair.completion) for pair in run.pairs)
-    lines = [text.split("\n")[0] + "\n" for text in (first, second)]
-    assert practised == {(plan,), (plan, rest, first, second), (plan, rest, *lines)}
-    assert lines == ["12*07+05-02+61-17*03\n", "81-17+23*02-60+08*02\n"]
-
-
-def test_reading_says_what_stands_in_the_records() -> None:
-    asked = 0
-    for seed in range(20):
-        context, completion = Mixture(TOKENIZER, seed=0).reading(random.Random(seed))
-        document, said = TOKENIZER.decode(context), TOKENIZER.decode(completion).splitlines()
-        for line in said:
-            number, field, value = re.fullmatch(r"(?:Record)?(\d)(:|[a-z]+)(.*)", line).groups()  # type: ignore[union-attr]
-            [record] = [each for each in document.splitlines() if f"Record{number}:" in each]
-            assert line == record or f"{field}{value}" in record
-            asked += field != ":"
-    assert asked > 20
-
-
-def test_every_word_of_the_taught_questions_is_a_token() -> None:
-    mixture, rng = Mixture(TOKENIZER, seed=0), random.Random(0)
-    shown = [mixture.demonstration(rng, kind) for kind in OTHERS for _ in range(50)]
-    for each in shown:
-        text = f"{each.question}\n{each.thinking}\n{each.answer}"
-        known = TOKENIZER.unk_token_id not in TOKENIZER(text)["input_ids"]
-        assert known or each.answer == "?"  # some are no question at all
-
-
-def test_a_grown_model_says_at_first_what_the_smaller_one_said(tmp_path: Path) -> None:
-    small = build_model(TOKENIZER)
-    small.model.layers = small.model.layers[:2]
-    small.config.num_hidden_layers = 2
-    Policy(small, TOKENIZER).save(tmp_path)
-    small = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+def test_an_exported_model_loads_with_the_auto_classes(tmp_path: Path) -> None:
     model = build_model(TOKENIZER)
-    grow(model, TOKENIZER, tmp_path)
-    ids = torch.tensor([TOKENIZER("(12*7)+5\nThreads: 4\n<think>")["input_ids"]])
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids).logits, small(ids).logits)
-
-
-def test_a_saved_model_loads_with_the_auto_classes(tmp_path: Path) -> None:
-    model = build_model(TOKENIZER)
-    Policy(model, TOKENIZER).save(tmp_path)
+    export(model, TOKENIZER, tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     text = "((12*7) + 5)-2\nThreads: 4\n<think>\n12*7+5-2"
     ids = AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
