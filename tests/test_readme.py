@@ -56,11 +56,16 @@ def test_a_command_exists(command: list[str]) -> None:
         assert set(extras) <= set(project["optional-dependencies"])
     else:
         assert program == "apr-agents"
-        found = the_command()
-        while hasattr(found, "commands"):
-            found = found.commands[arguments.pop(0)]
-        options = {name for param in found.params for name in (*param.opts, *param.secondary_opts)}
-        assert {word for word in arguments if word.startswith("-")} <= options
+        assert_understood(arguments)
+
+
+def assert_understood(arguments: list[str]) -> None:
+    """`apr-agents` has the command that these begin with, and it has their options."""
+    found = the_command()
+    while hasattr(found, "commands"):
+        found = found.commands[arguments.pop(0)]
+    options = {name for param in found.params for name in (*param.opts, *param.secondary_opts)}
+    assert {word for word in arguments if word.startswith("-")} <= options
 
 
 def the_command() -> Any:
